@@ -1,0 +1,376 @@
+//! The configuration: one struct per section; `config/default.toml` (embedded, every key
+//! commented) ← `--config FILE` ← environment `RELAYPACS__SECTION__KEY`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dicom::AeTitle;
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub node: NodeConfig,
+    pub dicom: DicomConfig,
+    pub http: HttpConfig,
+    pub telemetry: TelemetryConfig,
+    pub database: DatabaseConfig,
+    pub spool: SpoolConfig,
+    pub cache: CacheConfig,
+    pub limits: LimitsConfig,
+    #[serde(default)]
+    pub destinations: Vec<DestinationConfig>,
+    #[serde(default)]
+    pub rules: Vec<RuleConfig>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Empty: the host name.
+    pub name: String,
+    pub data_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    Any,
+    Known,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DicomConfig {
+    /// Called AE titles that this node answers to; the first is its own.
+    pub ae_title: Vec<AeTitle>,
+    pub listen: Vec<SocketAddr>,
+    /// Empty in the file: `any` when every listener is on loopback, else `known`.
+    pub admission: Option<Admission>,
+    pub open_listener: bool,
+    /// Storage SOP classes that no dictionary lists: `accept` or `refuse`.
+    pub unknown_sop_classes: UnknownSopClasses,
+    /// Private transfer syntaxes taken as they come; their data sets are Explicit VR Little Endian.
+    pub private_transfer_syntaxes: Vec<String>,
+    /// Order of preference among several offered transfer syntaxes; those not listed follow in
+    /// the order in which the peer offers them.
+    pub transfer_syntax_preference: Vec<String>,
+    #[serde(default)]
+    pub peers: Vec<PeerConfig>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownSopClasses {
+    Accept,
+    Refuse,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    pub ae_title: AeTitle,
+    /// Networks (CIDR) or addresses it may come from; empty: anywhere.
+    #[serde(default)]
+    pub allow: Vec<String>,
+    #[serde(default)]
+    pub host: Option<String>,
+    #[serde(default)]
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    pub listen: Vec<SocketAddr>,
+    /// What clients call this node; URLs in answers are built from it, never from `Host`.
+    /// Empty: `http://<first listener>`.
+    pub public_url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryConfig {
+    pub listen: Option<SocketAddr>,
+    pub token_file: Option<PathBuf>,
+    pub log: LogFormat,
+    /// Filter in tracing's syntax, e.g. `info` or `relaypacs::scp=debug`.
+    pub log_filter: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Json,
+    Pretty,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// `sqlite://PATH` or `postgres://USER@HOST/DATABASE`. Empty: `data_dir/relaypacs.db`.
+    pub url: String,
+    pub password_file: Option<PathBuf>,
+    pub max_connections: u32,
+    pub migrate_on_start: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpoolDurability {
+    Sync,
+    Relaxed,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpoolConfig {
+    /// Empty: `data_dir/spool`.
+    pub dir: PathBuf,
+    #[serde(with = "units::bytes")]
+    pub inline_limit: u64,
+    #[serde(with = "units::bytes")]
+    pub segment_size: u64,
+    /// How long delivered objects stay as a cache.
+    #[serde(with = "units::duration")]
+    pub retention: Duration,
+    pub high_watermark: f64,
+    pub critical_watermark: f64,
+    pub durability: SpoolDurability,
+    pub any_file_system: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// Query results kept in memory.
+    #[serde(with = "units::bytes")]
+    pub queries: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub associations: usize,
+    pub associations_per_peer: usize,
+    pub associations_per_peer_loopback: usize,
+    /// Connections a second from one address before associations are refused (RJ 2/3/1).
+    pub connections_per_second: u32,
+    #[serde(with = "units::bytes")]
+    pub pdu: u64,
+    #[serde(with = "units::bytes")]
+    pub object: u64,
+    /// Bytes of a data set outside Pixel Data and the like.
+    #[serde(with = "units::bytes")]
+    pub non_pixel: u64,
+    pub depth: usize,
+    pub elements: u64,
+    #[serde(with = "units::duration")]
+    pub artim: Duration,
+    #[serde(with = "units::duration")]
+    pub dimse_idle: Duration,
+    pub http_connections: usize,
+    #[serde(with = "units::duration")]
+    pub http_headers: Duration,
+    /// A request body or a response that makes no progress for so long ends the connection.
+    #[serde(with = "units::duration")]
+    pub http_stall: Duration,
+    /// Whole STOW request.
+    #[serde(with = "units::bytes")]
+    pub http_body: u64,
+    /// Answers to one C-FIND (then A700) and rows of one QIDO page (then Warning 299).
+    pub query_results: usize,
+    /// Grace of a drain before what still runs is cut off.
+    #[serde(with = "units::duration")]
+    pub drain: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    Commitment,
+    Query,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DestinationKind {
+    Dimse,
+    Stow,
+}
+
+/// `[[destinations]]`, the same from the file, the CLI and (later) the API.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DestinationConfig {
+    pub name: String,
+    pub kind: DestinationKind,
+    pub ae_title: Option<AeTitle>,
+    pub calling_ae_title: Option<AeTitle>,
+    pub host: Option<String>,
+    pub port: Option<u16>,
+    pub url: Option<String>,
+    pub username: Option<String>,
+    pub password_file: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
+    #[serde(default = "defaults::verify")]
+    pub verify: Verify,
+    /// For `verify = "query"` and a DIMSE destination whose query port differs, or that is asked
+    /// by QIDO: base URL of its DICOMweb service.
+    pub query_url: Option<String>,
+    #[serde(default = "defaults::yes")]
+    pub required: bool,
+    #[serde(default = "defaults::associations")]
+    pub associations: usize,
+    #[serde(default = "defaults::batch")]
+    pub batch: usize,
+    #[serde(default = "defaults::timeout", with = "units::duration")]
+    pub timeout: Duration,
+    /// How long a commitment report may take before the object counts as unverified and is asked
+    /// for, or sent, again.
+    #[serde(default = "defaults::verify_deadline", with = "units::duration")]
+    pub verify_deadline: Duration,
+}
+
+/// `[[rules]]`: conditions of one rule are joined by AND, values of one condition by OR; `*` and
+/// `?` are wildcards.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleConfig {
+    pub name: String,
+    #[serde(default)]
+    pub when: Conditions,
+    pub to: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Conditions {
+    pub door: Vec<String>,
+    pub calling_ae_title: Vec<String>,
+    pub called_ae_title: Vec<String>,
+    pub peer: Vec<String>,
+    pub account: Vec<String>,
+    pub modality: Vec<String>,
+    pub sop_class_uid: Vec<String>,
+    pub transfer_syntax_uid: Vec<String>,
+    pub station_name: Vec<String>,
+    pub institution_name: Vec<String>,
+    pub body_part_examined: Vec<String>,
+    pub study_description: Vec<String>,
+    pub series_description: Vec<String>,
+    pub referring_physician_name: Vec<String>,
+}
+
+mod defaults {
+    use super::{Duration, Verify};
+    pub fn verify() -> Verify {
+        Verify::Commitment
+    }
+    pub fn yes() -> bool {
+        true
+    }
+    pub fn associations() -> usize {
+        2
+    }
+    pub fn batch() -> usize {
+        200
+    }
+    pub fn timeout() -> Duration {
+        Duration::from_secs(30)
+    }
+    pub fn verify_deadline() -> Duration {
+        Duration::from_secs(3600)
+    }
+}
+
+/// Whether `address` is one that only this machine reaches.
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// Sizes ("1 MiB", 4096) and durations ("30s", "15min", "24h") as people write them.
+pub mod units {
+    pub mod bytes {
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        pub fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_u64(*value)
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+            #[derive(Deserialize)]
+            #[serde(untagged)]
+            enum Written {
+                Number(u64),
+                Text(String),
+            }
+            match Written::deserialize(deserializer)? {
+                Written::Number(bytes) => Ok(bytes),
+                Written::Text(text) => parse(&text).ok_or_else(|| {
+                    serde::de::Error::custom(format!("{text:?} is not a size such as \"1 MiB\""))
+                }),
+            }
+        }
+
+        pub fn parse(text: &str) -> Option<u64> {
+            let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+            let number: u64 = text[..split].parse().ok()?;
+            let unit: u64 = match text[split..].trim() {
+                "" | "B" => 1,
+                "KiB" => 1 << 10,
+                "MiB" => 1 << 20,
+                "GiB" => 1 << 30,
+                "TiB" => 1 << 40,
+                _ => return None,
+            };
+            number.checked_mul(unit)
+        }
+    }
+
+    pub mod duration {
+        use std::time::Duration;
+
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_str(&format!("{}ms", value.as_millis()))
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            parse(&text).ok_or_else(|| {
+                serde::de::Error::custom(format!("{text:?} is not a duration such as \"30s\" or \"24h\""))
+            })
+        }
+
+        pub fn parse(text: &str) -> Option<Duration> {
+            let split = text.find(|c: char| !c.is_ascii_digit())?;
+            let number: u64 = text[..split].parse().ok()?;
+            let milliseconds = match text[split..].trim() {
+                "ms" => 1,
+                "s" => 1000,
+                "min" | "m" => 60_000,
+                "h" => 3_600_000,
+                "d" => 86_400_000,
+                _ => return None,
+            };
+            number.checked_mul(milliseconds).map(Duration::from_millis)
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        #[test]
+        fn sizes_and_durations_are_read_as_written() {
+            assert_eq!(super::bytes::parse("1 MiB"), Some(1 << 20));
+            assert_eq!(super::bytes::parse("4096"), Some(4096));
+            assert_eq!(super::bytes::parse("1 MB"), None);
+            assert_eq!(super::duration::parse("24h"), Some(std::time::Duration::from_secs(86400)));
+            assert_eq!(super::duration::parse("30"), None);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the log says: entries (what was received) and facts (what became of it).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Millis;
+use crate::dicom::{AeTitle, Attributes, InstanceKey, Uid};
+
+/// Names an entry for good: the sequence number of the record that first received it. It keeps
+/// it when its record is copied forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EntryId(pub u64);
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A place in the log; totally ordered, also across recycled segments. Opaque outside the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[serde(transparent)]
+pub struct LogPosition(pub u64);
+
+/// SHA-256 of a data set as received, without preamble and file meta.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> String {
+        digest.to_string()
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = hex::FromHexError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let mut digest = [0; 32];
+        hex::decode_to_slice(text, &mut digest)?;
+        Ok(Self(digest))
+    }
+}
+
+/// Which door an object came through, and whose it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "door", rename_all = "lowercase")]
+pub enum Origin {
+    /// A C-STORE. `peer` is the remote IP address.
+    Dimse { calling_ae_title: AeTitle, called_ae_title: AeTitle, peer: std::net::IpAddr },
+    /// A STOW-RS request. `account` is the id of the API key; `peer` the remote address, when known.
+    Stow { account: String, peer: Option<std::net::IpAddr> },
+}
+
+impl Origin {
+    /// The `door` of rules and metrics.
+    pub fn door(&self) -> &'static str {
+        match self {
+            Origin::Dimse { .. } => "dimse",
+            Origin::Stow { .. } => "stow",
+        }
+    }
+}
+
+/// A received object, as its log record describes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpoolEntry {
+    pub id: EntryId,
+    pub key: InstanceKey,
+    pub sop_class_uid: Uid,
+    pub transfer_syntax_uid: String,
+    pub data_set_sha256: Digest,
+    /// Bytes of the data set as received.
+    pub data_set_length: u64,
+    /// Bytes of our own preamble and file meta in front of it.
+    pub prefix_length: u32,
+    pub origin: Origin,
+    pub received_at: Millis,
+    /// Values of the indexed attributes, read once, at ingest.
+    pub attributes: Attributes,
+    /// The version of the routing rules in force when it was acknowledged.
+    pub rule_set: u64,
+    /// Same SOP Instance UID as that entry, other content: held, never sent, until a person decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict_with: Option<EntryId>,
+}
+
+/// A record of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum Fact {
+    Received(Box<SpoolEntry>),
+    /// The router's decision; an empty list means that no rule or destination took it. Repeated
+    /// by backfill and reroute, which add destinations.
+    Routed {
+        entry: EntryId,
+        destinations: Vec<String>,
+        at: Millis,
+    },
+    /// What one attempt, or a person, did to a delivery.
+    Delivery {
+        entry: EntryId,
+        destination: String,
+        outcome: Outcome,
+        at: Millis,
+    },
+    /// A storage commitment request, durable before its N-ACTION is sent.
+    CommitmentRequested {
+        transaction_uid: Uid,
+        destination: String,
+        entries: Vec<EntryId>,
+        at: Millis,
+    },
+    /// The transaction got its report, or was given up.
+    CommitmentClosed {
+        transaction_uid: Uid,
+        at: Millis,
+    },
+    /// The bytes of an entry may be reused.
+    Purged {
+        entry: EntryId,
+        reason: String,
+        at: Millis,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The peer answered success or a warning.
+    Sent,
+    /// The peer has proven that it holds the object; `by` is `commitment`, `query` or `comparison`.
+    Verified { by: String },
+    /// Permanent for this object so far; tried again at `due`.
+    Deferred { due: Millis, attempts: u32, reason: String },
+    /// Held for a person, after repeated permanent refusals.
+    Poisoned { reason: String },
+    /// A person, or a lost verification, asks for it to be sent again.
+    Requeued,
+    /// A person gave it up.
+    Cancelled,
+}
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliveryState {
+    Queued,
+    Sent,
+    Verified,
+    Deferred,
+    Poisoned,
+    Cancelled,
+}
+
+/// A delivery of one entry to one destination, as the projection holds it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    pub entry: EntryId,
+    pub destination: String,
+    pub state: DeliveryState,
+    /// Permanent refusals so far.
+    pub attempts: u32,
+    /// When it may be tried next (Queued, Deferred).
+    pub due: Millis,
+    /// When it reached its state.
+    pub since: Millis,
+    /// Why it waits, in plain words, without patient data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
