@@ -2,6 +2,7 @@
 //! messages, command sets, and the outgoing association. `dicom_ul` encodes and decodes every PDU
 //! but P-DATA-TF, which is framed here so that data fragments are never copied.
 
+pub mod associate;
 pub mod command;
 pub mod message;
 pub mod pdu;
