@@ -1,5 +1,7 @@
 //! The configuration: one struct per section; `config/default.toml` (embedded, every key
-//! commented) ← `--config FILE` ← environment `RELAYPACS__SECTION__KEY`.
+//! commented) ← `--config FILE` ← environment `RELAYPACS__SECTION__KEY`. [`Config::load`] reads and
+//! completes it, `validate` refuses what can't work; nothing else in the node reads a file or a
+//! variable to learn how to behave.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -7,9 +9,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod load;
+pub mod secret;
+pub mod units;
+mod validate;
+
+pub use load::{ConfigError, DEFAULT_TOML};
+pub use validate::{destination as validate_destination, peer as validate_peer};
+
 use crate::dicom::AeTitle;
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub node: NodeConfig,
@@ -26,7 +36,7 @@ pub struct Config {
     pub rules: Vec<RuleConfig>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
     /// Empty: the host name.
@@ -34,34 +44,38 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Admission {
     Any,
     Known,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DicomConfig {
     /// Called AE titles that this node answers to; the first is its own.
+    #[serde(deserialize_with = "units::one_or_many")]
     pub ae_title: Vec<AeTitle>,
+    #[serde(deserialize_with = "units::one_or_many")]
     pub listen: Vec<SocketAddr>,
-    /// Empty in the file: `any` when every listener is on loopback, else `known`.
+    /// Left out: `any` when every listener is on loopback, else `known` ([`Config::load`] fills it).
     pub admission: Option<Admission>,
     pub open_listener: bool,
     /// Storage SOP classes that no dictionary lists: `accept` or `refuse`.
     pub unknown_sop_classes: UnknownSopClasses,
     /// Private transfer syntaxes taken as they come; their data sets are Explicit VR Little Endian.
+    #[serde(deserialize_with = "units::one_or_many")]
     pub private_transfer_syntaxes: Vec<String>,
     /// Order of preference among several offered transfer syntaxes; those not listed follow in
     /// the order in which the peer offers them.
+    #[serde(deserialize_with = "units::one_or_many")]
     pub transfer_syntax_preference: Vec<String>,
     #[serde(default)]
     pub peers: Vec<PeerConfig>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownSopClasses {
     Accept,
@@ -81,18 +95,21 @@ pub struct PeerConfig {
     pub port: Option<u16>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
+    #[serde(deserialize_with = "units::one_or_many")]
     pub listen: Vec<SocketAddr>,
     /// What clients call this node; URLs in answers are built from it, never from `Host`.
     /// Empty: `http://<first listener>`.
     pub public_url: String,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
+    /// `None` is written "off".
+    #[serde(with = "units::address_or_off")]
     pub listen: Option<SocketAddr>,
     pub token_file: Option<PathBuf>,
     pub log: LogFormat,
@@ -100,14 +117,14 @@ pub struct TelemetryConfig {
     pub log_filter: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     Json,
     Pretty,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DatabaseConfig {
     /// `sqlite://PATH` or `postgres://USER@HOST/DATABASE`. Empty: `data_dir/relaypacs.db`.
@@ -117,14 +134,14 @@ pub struct DatabaseConfig {
     pub migrate_on_start: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpoolDurability {
     Sync,
     Relaxed,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpoolConfig {
     /// Empty: `data_dir/spool`.
@@ -142,7 +159,7 @@ pub struct SpoolConfig {
     pub any_file_system: bool,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CacheConfig {
     /// Query results kept in memory.
@@ -150,7 +167,7 @@ pub struct CacheConfig {
     pub queries: u64,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsConfig {
     pub associations: usize,
@@ -290,87 +307,4 @@ mod defaults {
 /// Whether `address` is one that only this machine reaches.
 pub fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
-}
-
-/// Sizes ("1 MiB", 4096) and durations ("30s", "15min", "24h") as people write them.
-pub mod units {
-    pub mod bytes {
-        use serde::{Deserialize, Deserializer, Serializer};
-
-        pub fn serialize<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_u64(*value)
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-            #[derive(Deserialize)]
-            #[serde(untagged)]
-            enum Written {
-                Number(u64),
-                Text(String),
-            }
-            match Written::deserialize(deserializer)? {
-                Written::Number(bytes) => Ok(bytes),
-                Written::Text(text) => parse(&text).ok_or_else(|| {
-                    serde::de::Error::custom(format!("{text:?} is not a size such as \"1 MiB\""))
-                }),
-            }
-        }
-
-        pub fn parse(text: &str) -> Option<u64> {
-            let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-            let number: u64 = text[..split].parse().ok()?;
-            let unit: u64 = match text[split..].trim() {
-                "" | "B" => 1,
-                "KiB" => 1 << 10,
-                "MiB" => 1 << 20,
-                "GiB" => 1 << 30,
-                "TiB" => 1 << 40,
-                _ => return None,
-            };
-            number.checked_mul(unit)
-        }
-    }
-
-    pub mod duration {
-        use std::time::Duration;
-
-        use serde::{Deserialize, Deserializer, Serializer};
-
-        pub fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-            serializer.serialize_str(&format!("{}ms", value.as_millis()))
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-            let text = String::deserialize(deserializer)?;
-            parse(&text).ok_or_else(|| {
-                serde::de::Error::custom(format!("{text:?} is not a duration such as \"30s\" or \"24h\""))
-            })
-        }
-
-        pub fn parse(text: &str) -> Option<Duration> {
-            let split = text.find(|c: char| !c.is_ascii_digit())?;
-            let number: u64 = text[..split].parse().ok()?;
-            let milliseconds = match text[split..].trim() {
-                "ms" => 1,
-                "s" => 1000,
-                "min" | "m" => 60_000,
-                "h" => 3_600_000,
-                "d" => 86_400_000,
-                _ => return None,
-            };
-            number.checked_mul(milliseconds).map(Duration::from_millis)
-        }
-    }
-
-    #[cfg(test)]
-    mod tests {
-        #[test]
-        fn sizes_and_durations_are_read_as_written() {
-            assert_eq!(super::bytes::parse("1 MiB"), Some(1 << 20));
-            assert_eq!(super::bytes::parse("4096"), Some(4096));
-            assert_eq!(super::bytes::parse("1 MB"), None);
-            assert_eq!(super::duration::parse("24h"), Some(std::time::Duration::from_secs(86400)));
-            assert_eq!(super::duration::parse("30"), None);
-        }
-    }
 }
