@@ -5,6 +5,8 @@ use dicom_ul::pdu::Pdu;
 use thiserror::Error;
 use tokio::net::TcpStream;
 
+use super::associate::AssociateRequest;
+
 /// Largest association PDU taken (A-ASSOCIATE-RQ with 128 contexts and many syntaxes).
 pub const MAX_ASSOCIATION_PDU: u32 = 1 << 20;
 
@@ -20,7 +22,9 @@ pub struct DataValue {
 #[derive(Debug)]
 pub enum Incoming {
     Data(Vec<DataValue>),
-    /// Anything but P-DATA-TF.
+    /// A-ASSOCIATE-RQ, read by `AssociateRequest::decode`; what it can't read is a protocol error.
+    AssociateRequest(AssociateRequest),
+    /// Anything else.
     Other(Pdu),
 }
 
