@@ -11,6 +11,7 @@ pub mod status;
 pub mod tokens;
 pub mod transfer_syntax;
 pub mod uid;
+pub mod value;
 pub mod xml;
 
 pub use ae_title::AeTitle;
