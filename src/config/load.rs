@@ -91,8 +91,7 @@ fn complete(config: &mut Config) -> Result<(), ConfigError> {
         config.spool.dir = config.node.data_dir.join("spool");
     }
     if config.database.url.is_empty() {
-        let path = config.node.data_dir.join("relaypacs.db");
-        config.database.url = format!("sqlite://{}", path.display());
+        config.database.url = sqlite_url(&config.node.data_dir.join("relaypacs.db"));
     }
     if config.http.public_url.is_empty()
         && let Some(first) = config.http.listen.first()
@@ -109,6 +108,15 @@ fn complete(config: &mut Config) -> Result<(), ConfigError> {
         *file = data_dir.join(&*file);
     }
     Ok(())
+}
+
+/// Characters that mean something in a URL.
+const ESCAPED_IN_PATHS: percent_encoding::AsciiSet =
+    percent_encoding::CONTROLS.add(b'?').add(b'#').add(b'%').add(b' ').add(b'"').add(b'<').add(b'>');
+
+fn sqlite_url(file: &Path) -> String {
+    let path = file.as_os_str().as_encoded_bytes();
+    format!("sqlite://{}", percent_encoding::percent_encode(path, &ESCAPED_IN_PATHS))
 }
 
 /// Every `*_file` key that is set; relative ones belong to the data folder.

@@ -13,10 +13,12 @@ use thiserror::Error;
 
 pub mod dialect;
 mod migrations;
+pub mod routing;
 pub mod sql;
 
 pub use dialect::Dialect;
 pub use migrations::MigrationStatus;
+pub use routing::{Routing, RoutingError};
 pub use sql::Sql;
 
 /// How long a statement waits for a connection before the database counts as unavailable.

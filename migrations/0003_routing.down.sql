@@ -1,0 +1,3 @@
+DROP TABLE paused_destinations;
+DROP TABLE peers;
+DROP TABLE destinations;
