@@ -24,7 +24,8 @@ pub struct Peer {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Proposal {
     pub abstract_syntax: String,
-    pub transfer_syntaxes: Vec<&'static str>,
+    /// UIDs; private ones too, so not `'static`.
+    pub transfer_syntaxes: Vec<String>,
     /// Propose the SCP role for ourselves too (PS3.7 §D.3.3.4): storage commitment on the same association.
     pub scp_role: bool,
 }
@@ -114,6 +115,21 @@ impl Association {
     /// Waits up to `wait` for a request from the peer (an N-EVENT-REPORT on the same association);
     /// `None` when it did not come.
     pub async fn next_request(&mut self, _wait: Duration) -> Result<Option<Received>, ScuError> {
+        todo!()
+    }
+
+    /// The data set of the request that [`Association::next_request`] returned, at most `limit`
+    /// bytes; `Ok(None)` if longer.
+    pub async fn read_data_set(&mut self, _limit: usize) -> Result<Option<bytes::Bytes>, ScuError> {
+        todo!()
+    }
+
+    /// Answers that request.
+    pub async fn respond(
+        &mut self,
+        _presentation_context_id: u8,
+        _response: &super::command::Command,
+    ) -> Result<(), ScuError> {
         todo!()
     }
 
