@@ -1,22 +1,61 @@
 //! The single place of durability: an append-only log with its committer, and the projection
-//! (queue, duplicates, places) derived from it. Only [`crate::ingest`] stages objects; doors never
-//! come here but to read. `docs/decisions/` tells why it is a log.
+//! (queue, duplicates, places) derived from it. Only [`crate::ingest`] stages objects; doors come
+//! here but to read.
+//!
+//! Bytes go [`stage`] → [`committer`] (one thread, one sync per batch) → a [`segment`] or a large
+//! file; what is durable goes on to the [`projection`] and to followers. [`recovery`] replays,
+//! [`maintenance`] frees and recycles. `docs/decisions/0001-append-only-log.md` tells why.
 
+use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::{oneshot, watch};
 
+mod batch;
+mod capacity;
+mod committer;
 pub mod entry;
+mod maintenance;
+mod open;
+mod projection;
+mod queue;
+mod reader;
+mod recent;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+mod shared;
+mod stage;
+mod state;
 
+pub use batch::Verdict;
+pub use capacity::Capacity;
+pub use committer::Committed;
 pub use entry::{Delivery, DeliveryState, Digest, EntryId, Fact, LogPosition, Origin, Outcome, SpoolEntry};
+pub use projection::Counts;
+pub use reader::ObjectReader;
+pub use recovery::Report;
+pub use stage::{Stage, Staged};
+pub use state::{DeliveryPolicy, EntryState};
 
 use crate::clock::Millis;
+use crate::dicom::Uid;
+use committer::Job;
+use shared::Shared;
 
-/// Cheap to clone; every clone speaks to the same log.
+/// Cheap to clone; every clone speaks to the same log. [`Spool::close`] ends it.
 #[derive(Clone)]
-pub struct Spool {}
+pub struct Spool {
+    shared: Arc<Shared>,
+    threads: Arc<open::Threads>,
+}
 
 #[derive(Debug, Clone)]
 pub struct SpoolOptions {
@@ -24,6 +63,8 @@ pub struct SpoolOptions {
     /// Largest object kept in the log itself; longer ones get a file of their own.
     pub inline_limit: u64,
     pub segment_size: u64,
+    /// How long delivered objects stay.
+    pub retention: Duration,
     pub high_watermark: f64,
     pub critical_watermark: f64,
     /// `false` is `durability = "relaxed"`: answers do not wait for the sync.
@@ -36,16 +77,18 @@ pub struct SpoolOptions {
 pub enum SpoolError {
     #[error("another process holds the spool {0}")]
     Locked(PathBuf),
+    #[error("the spool can't be on this file system ({why}); set spool.any_file_system to allow it")]
+    Unfit { why: &'static str },
     #[error("spool {path}: {source}")]
     Io {
         path: PathBuf,
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("no space: {0}")]
     Full(String),
     /// A sync failed: the node stops (exit 75); nothing of the batch was acknowledged.
-    #[error("the spool is closed after a storage failure: {0}")]
+    #[error("the spool is closed: {0}")]
     Failed(String),
     #[error("entry {0} is not in the spool")]
     Unknown(EntryId),
@@ -53,6 +96,21 @@ pub enum SpoolError {
     Freed(EntryId),
     #[error("entry {id} is damaged: {detail}")]
     Damaged { id: EntryId, detail: String },
+    #[error("a fact can't be encoded: {0}")]
+    Unwritable(String),
+    #[error(transparent)]
+    Queue(#[from] queue::QueueError),
+}
+
+impl SpoolError {
+    fn from_io(path: PathBuf, source: io::Error) -> SpoolError {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                SpoolError::Full(format!("{}: {source}", path.display()))
+            }
+            _ => SpoolError::Io { path, source },
+        }
+    }
 }
 
 /// Who follows the log; segments are recycled only below the slowest.
@@ -76,112 +134,237 @@ pub enum Durability {
 pub struct Followed {
     pub fact: Arc<Fact>,
     pub after: LogPosition,
+    /// A `Received` that was seen before: the entry moved within the log. Only a follower that
+    /// starts from the beginning needs it.
+    pub is_copy: bool,
+}
+
+/// A storage commitment transaction that waits for its report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenCommitment {
+    pub transaction_uid: Uid,
+    pub destination: String,
+    pub entries: Vec<EntryId>,
+    pub requested_at: Millis,
+}
+
+/// How the spool stands, for `spool status`, readiness and metrics.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    pub objects: u64,
+    pub bytes: u64,
+    pub unrouted: u64,
+    pub conflicts: u64,
+    pub segments: usize,
+    pub spare_segments: usize,
+    /// 0 to 1; the fuller of bytes and inodes.
+    pub capacity_ratio: f64,
+    pub free_bytes: u64,
+    pub failure: Option<String>,
 }
 
 impl Spool {
+    /// Begins to gather one object; `prefix` is the Part 10 header that goes before its data set.
+    pub fn stage(&self, prefix: Bytes) -> Stage {
+        Stage::new(self.shared.room.clone(), prefix)
+    }
+
+    /// Makes a staged object durable. `entry.id` is given by the log. Returns only after the sync;
+    /// a duplicate's only after its original's.
+    pub async fn commit(&self, mut entry: SpoolEntry, staged: Staged) -> Result<Committed, SpoolError> {
+        entry.id = EntryId(0);
+        entry.conflict_with = None;
+        entry.data_set_sha256 = staged.digest;
+        entry.data_set_length = staged.length;
+        entry.prefix_length = staged.prefix.len() as u32;
+        self.ask(|answer| Job::Object { entry: Box::new(entry), staged, answer }).await
+    }
+
+    /// Appends facts about entries (never `Received`, which only a commit makes), in order.
+    pub async fn append(&self, facts: Vec<Fact>, durability: Durability) -> Result<LogPosition, SpoolError> {
+        self.ask(|answer| Job::Facts { facts, durability, answer }).await
+    }
+
+    async fn ask<T>(&self, job: impl FnOnce(committer::Answer<T>) -> Job) -> Result<T, SpoolError> {
+        let (answer, answered) = oneshot::channel();
+        let mut job = job(answer);
+        // The channel is bounded; waiting for room must not hold a runtime thread.
+        while let Err(refused) = self.shared.jobs.try_send(job) {
+            match refused {
+                crossbeam_channel::TrySendError::Full(back) => job = back,
+                crossbeam_channel::TrySendError::Disconnected(_) => return Err(self.closed()),
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        answered.await.map_err(|_| self.closed())?
+    }
+
+    fn closed(&self) -> SpoolError {
+        SpoolError::Failed(self.shared.failure().unwrap_or_else(|| "the node is stopping".to_owned()))
+    }
+
     /// Facts after `from`, oldest first, durable ones only; waits until there is at least one, at
     /// most `limit`. Cancel-safe.
-    pub async fn follow(&self, _from: LogPosition, _limit: usize) -> Result<Vec<Followed>, SpoolError> {
-        todo!()
+    pub async fn follow(&self, from: LogPosition, limit: usize) -> Result<Vec<Followed>, SpoolError> {
+        let mut durable = self.shared.durable.subscribe();
+        loop {
+            let until = *durable.borrow_and_update();
+            if from < until {
+                let facts = self.blocking(move |shared| shared.facts(from, until, limit)).await?;
+                if !facts.is_empty() {
+                    return Ok(facts);
+                }
+            }
+            durable.changed().await.map_err(|_| self.closed())?;
+        }
     }
 
     /// The position after the last durable fact.
     pub fn durable_position(&self) -> LogPosition {
-        todo!()
+        *self.shared.durable.borrow()
     }
 
     /// A follower has durably dealt with everything before `position`.
-    pub fn report_cursor(&self, _cursor: Cursor, _position: LogPosition) {
-        todo!()
+    pub fn report_cursor(&self, cursor: Cursor, position: LogPosition) {
+        self.shared.cursor(cursor).fetch_max(position.0, std::sync::atomic::Ordering::AcqRel);
     }
 
-    /// Appends facts about entries (never `Received`, which only staging makes), in order.
-    pub async fn append(
-        &self,
-        _facts: Vec<Fact>,
-        _durability: Durability,
-    ) -> Result<LogPosition, SpoolError> {
-        todo!()
+    /// Where the router goes on after a start: at or before its last reported cursor, so it may
+    /// meet entries that it has routed already; see [`EntryState::routed`].
+    pub fn route_cursor(&self) -> LogPosition {
+        LogPosition(self.shared.route_cursor.load(std::sync::atomic::Ordering::Acquire))
     }
 
-    /// The entry, also when its bytes were freed, as long as the log remembers it.
-    pub async fn entry(&self, _id: EntryId) -> Result<Arc<SpoolEntry>, SpoolError> {
-        todo!()
+    /// Waits until the projection has applied everything before `position`.
+    pub async fn applied(&self, position: LogPosition) -> Result<(), SpoolError> {
+        let mut applied = self.shared.applied.subscribe();
+        applied.wait_for(|applied| *applied >= position).await.map(drop).map_err(|_| self.closed())
+    }
+
+    /// The entry, as long as its bytes are held.
+    pub async fn entry(&self, id: EntryId) -> Result<Arc<SpoolEntry>, SpoolError> {
+        let record = self.blocking(move |shared| shared.record(id)).await?.1;
+        match record.meta.fact {
+            Fact::Received(entry) => Ok(Arc::new(*entry)),
+            _ => Err(SpoolError::Unknown(id)),
+        }
+    }
+
+    /// What became of an entry so far.
+    pub async fn state(&self, id: EntryId) -> Result<EntryState, SpoolError> {
+        self.blocking(move |shared| shared.state(id)).await
     }
 
     /// Opens an entry's bytes; they stay readable while the reader lives.
-    pub async fn open(&self, _id: EntryId) -> Result<ObjectReader, SpoolError> {
-        todo!()
+    pub async fn open(&self, id: EntryId) -> Result<ObjectReader, SpoolError> {
+        self.blocking(move |shared| ObjectReader::open(shared, id)).await
     }
 
     /// Held entries with this SOP Instance UID, oldest first (conflicts included).
-    pub async fn with_sop_instance_uid(
-        &self,
-        _uid: &crate::dicom::Uid,
-    ) -> Result<Vec<Arc<SpoolEntry>>, SpoolError> {
-        todo!()
+    pub async fn with_sop_instance_uid(&self, uid: &Uid) -> Result<Vec<EntryId>, SpoolError> {
+        let uid = uid.clone();
+        let held = self.blocking(move |shared| shared.held_with_uid(&uid)).await?;
+        Ok(held.into_iter().map(|(id, ..)| id).collect())
+    }
+
+    /// Held entries after `after`, oldest first.
+    pub async fn entries(&self, after: Option<EntryId>, limit: usize) -> Result<Vec<EntryState>, SpoolError> {
+        self.blocking(move |shared| Ok(shared.queue.entries(after, limit)?)).await
     }
 
     /// Deliveries of a destination that may be tried at `now` (Queued and Deferred), by due time,
     /// then oldest first.
     pub async fn due(
         &self,
-        _destination: &str,
-        _now: Millis,
-        _limit: usize,
+        destination: &str,
+        now: Millis,
+        limit: usize,
     ) -> Result<Vec<Delivery>, SpoolError> {
-        todo!()
+        let destination = destination.to_owned();
+        self.blocking(move |shared| Ok(shared.queue.due(&destination, now, limit)?)).await
     }
 
-    /// Deliveries of a destination in one state, oldest first, starting after `after`.
+    /// Deliveries of a destination in one state, with entry ids above `after`.
     pub async fn deliveries(
         &self,
-        _destination: &str,
-        _state: DeliveryState,
-        _after: Option<EntryId>,
-        _limit: usize,
+        destination: &str,
+        state: DeliveryState,
+        after: Option<EntryId>,
+        limit: usize,
     ) -> Result<Vec<Delivery>, SpoolError> {
-        todo!()
+        let destination = destination.to_owned();
+        self.blocking(move |shared| Ok(shared.queue.deliveries(&destination, state, after, limit)?)).await
     }
 
     /// All deliveries of an entry.
-    pub async fn deliveries_of(&self, _id: EntryId) -> Result<Vec<Delivery>, SpoolError> {
-        todo!()
+    pub async fn deliveries_of(&self, id: EntryId) -> Result<Vec<Delivery>, SpoolError> {
+        Ok(self.state(id).await?.deliveries)
     }
 
     /// Storage commitment transactions that were requested and not closed.
     pub async fn open_commitments(&self) -> Result<Vec<OpenCommitment>, SpoolError> {
-        todo!()
+        self.blocking(|shared| Ok(shared.queue.open_commitments()?)).await
+    }
+
+    /// How much is held and how deliveries stand.
+    pub fn counts(&self) -> Counts {
+        self.shared.queue.counts()
+    }
+
+    /// What freeing space needs to know of the destinations; an unknown one proves nothing.
+    pub fn set_policies(&self, policies: HashMap<String, DeliveryPolicy>) {
+        *self.shared.policies.write() = policies;
+        self.shared.wake_maintenance();
+    }
+
+    pub fn status(&self) -> Status {
+        let counts = self.counts();
+        let capacity = *self.shared.capacity.lock();
+        Status {
+            objects: counts.objects,
+            bytes: counts.bytes,
+            unrouted: counts.unrouted,
+            conflicts: counts.conflicts,
+            segments: self.shared.segments.live_count(),
+            spare_segments: self.shared.segments.spare_count(),
+            capacity_ratio: capacity.ratio,
+            free_bytes: capacity.free_bytes,
+            failure: self.shared.failure(),
+        }
+    }
+
+    pub fn options(&self) -> &SpoolOptions {
+        &self.shared.options
+    }
+
+    /// Becomes `Some` once, when a storage failure closes the spool; the node then stops with
+    /// exit code 75.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.shared.failed.subscribe()
+    }
+
+    /// What recovery found when the spool was opened.
+    pub fn recovery(&self) -> &Report {
+        &self.threads.report
+    }
+
+    /// Syncs, checkpoints, and ends the spool's threads. Blocks; further calls answer that it is
+    /// closed.
+    pub fn close(&self) {
+        self.threads.close(&self.shared);
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, SpoolError> + Send + 'static,
+    ) -> Result<T, SpoolError> {
+        let shared = self.shared.clone();
+        match tokio::task::spawn_blocking(move || work(&shared)).await {
+            Ok(done) => done,
+            Err(error) => Err(SpoolError::Failed(format!("a look-up ended early: {error}"))),
+        }
     }
 }
 
-#[derive(Debug, Clone)]
-pub struct OpenCommitment {
-    pub transaction_uid: crate::dicom::Uid,
-    pub destination: String,
-    pub entries: Vec<EntryId>,
-    pub requested_at: Millis,
-}
-
-/// Reads the Part 10 bytes of one entry, from its segment or its large file, without copying
-/// the whole.
-pub struct ObjectReader {
-    pub entry: Arc<SpoolEntry>,
-}
-
-impl ObjectReader {
-    /// Length of the whole Part 10 file (prefix and data set).
-    pub fn len(&self) -> u64 {
-        u64::from(self.entry.prefix_length) + self.entry.data_set_length
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Up to `max` bytes at `offset` of the Part 10 file; fewer only at its end. Reads on a
-    /// blocking thread.
-    pub async fn read_at(&self, _offset: u64, _max: usize) -> Result<Bytes, SpoolError> {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Looks after the log in the background: checkpoints the projection, frees what is proven to be
+//! elsewhere, recycles segments, keeps spares ready, watches the disk.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+
+use super::capacity::Capacity;
+use super::committer::Job;
+use super::entry::{EntryId, Fact, LogPosition};
+use super::segment::FIRST_RECORD;
+use super::shared::Shared;
+use super::{Cursor, Durability, SpoolError};
+
+const TICK: Duration = Duration::from_secs(1);
+const CHECKPOINT: Duration = Duration::from_secs(3);
+/// Spares kept ready: one to go on with, one that only facts may take.
+const SPARES: usize = 2;
+/// Entries freed at a time.
+const PURGE: usize = 500;
+/// The oldest segment is cleaned by copying when what lives in it is at most this part of it …
+const MOSTLY_DEAD: f64 = 0.25;
+/// … or, when space is short, this part.
+const WORTH_IT: f64 = 0.75;
+
+pub struct Maintenance {
+    pub shared: Arc<Shared>,
+    pub wake: Receiver<()>,
+    /// The position up to which the projection is on disk.
+    pub safe: LogPosition,
+    pub checkpointed: Instant,
+}
+
+impl Maintenance {
+    /// Runs until the spool closes.
+    pub fn run(mut self) {
+        loop {
+            match self.wake.recv_timeout(TICK) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.shared.failure().is_some() || self.shared.is_closing() {
+                return;
+            }
+            if let Err(error) = self.tick() {
+                tracing::error!(%error, "spool maintenance");
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), SpoolError> {
+        self.watch_disk()?;
+        self.purge()?;
+        if self.checkpointed.elapsed() >= CHECKPOINT {
+            self.checkpoint()?;
+            self.recycle()?;
+        }
+        self.prepare_spares();
+        Ok(())
+    }
+
+    fn watch_disk(&self) -> Result<(), SpoolError> {
+        let dir = &self.shared.options.dir;
+        let capacity = Capacity::of(dir, self.shared.segments.spare_bytes())
+            .map_err(|source| SpoolError::from_io(dir.clone(), source))?;
+        *self.shared.capacity.lock() = capacity;
+        Ok(())
+    }
+
+    fn prepare_spares(&self) {
+        let critical = self.shared.capacity.lock().ratio >= self.shared.options.critical_watermark;
+        while self.shared.segments.spare_count() < SPARES && !critical {
+            if let Err(error) = self.shared.segments.prepare() {
+                tracing::warn!(%error, "no room to prepare a segment of the log");
+                return;
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), SpoolError> {
+        let index = LogPosition(self.shared.index_cursor.load(std::sync::atomic::Ordering::Acquire));
+        let route = LogPosition(self.shared.route_cursor.load(std::sync::atomic::Ordering::Acquire));
+        self.shared.queue.set_cursor(Cursor::Index, index)?;
+        self.shared.queue.set_cursor(Cursor::Route, route)?;
+        self.safe = self.shared.queue.checkpoint()?;
+        self.checkpointed = Instant::now();
+        Ok(())
+    }
+
+    /// Frees entries whose deliveries are all settled, at least one required one proven, and that
+    /// have been kept long enough. Nothing expires from age alone.
+    fn purge(&self) -> Result<(), SpoolError> {
+        let now = self.shared.clock.now();
+        let before =
+            crate::clock::Millis(now.0.saturating_sub(self.shared.options.retention.as_millis() as u64));
+        let policies = self.shared.policies.read().clone();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let resting = self.shared.queue.resting(before, after.as_deref(), PURGE)?;
+            let Some((last, _)) = resting.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let mut facts = Vec::new();
+            for (_, id) in resting {
+                let Some(state) = self.shared.queue.state(id)? else { continue };
+                if state.is_purgeable(|destination| policies.get(destination).copied()) {
+                    facts.push(Fact::Purged { entry: id, reason: "delivered".to_owned(), at: now });
+                }
+            }
+            if !facts.is_empty() {
+                self.append(facts)?;
+            }
+        }
+    }
+
+    fn append(&self, facts: Vec<Fact>) -> Result<LogPosition, SpoolError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Job::Facts { facts, durability: Durability::Synced, answer })?;
+        answered.blocking_recv().map_err(|_| SpoolError::Failed("the log is closed".to_owned()))?
+    }
+
+    fn send(&self, job: Job) -> Result<(), SpoolError> {
+        self.shared.jobs.send(job).map_err(|_| SpoolError::Failed("the log is closed".to_owned()))
+    }
+
+    /// Recycles segments from the oldest on, while nothing in them is needed: no entry lives there,
+    /// and projection (on disk), index and router are past them. In order, so that what is left of
+    /// the log is always its unbroken end.
+    fn recycle(&self) -> Result<(), SpoolError> {
+        while let Some(oldest) = self.shared.segments.oldest() {
+            let generation = oldest.generation;
+            let size = oldest.size;
+            drop(oldest);
+            let next = LogPosition::at(generation + 1, FIRST_RECORD);
+            if self.safe < next || self.shared.slowest_cursor() < next {
+                return Ok(());
+            }
+            let (live, bytes) = self.shared.queue.live_in(generation)?;
+            if !live.is_empty() {
+                return self.clean(&live, bytes as f64 / size as f64);
+            }
+            if !self.shared.segments.recycle_oldest() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what lives in the oldest segment forward, when that is worth it; the segment is
+    /// recycled after the next checkpoint.
+    fn clean(&self, live: &[EntryId], share: f64) -> Result<(), SpoolError> {
+        let short = self.shared.capacity.lock().ratio >= self.shared.options.high_watermark;
+        let worth = if short { WORTH_IT } else { MOSTLY_DEAD };
+        let alone = self.shared.segments.live_count() <= 2;
+        if share > worth || (alone && !short) {
+            return Ok(());
+        }
+        for id in live {
+            let (answer, answered) = oneshot::channel();
+            self.send(Job::Copy { id: *id, answer })?;
+            let copied = answered.blocking_recv();
+            match copied.map_err(|_| SpoolError::Failed("the log is closed".to_owned()))? {
+                Ok(_) | Err(SpoolError::Freed(_)) => {}
+                // Damaged: it stays where it is, and so does its segment.
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! Opening and closing the spool: lock, recovery, and its three threads.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::capacity::{self, Capacity};
+use super::committer::{Committer, Head, Job};
+use super::entry::LogPosition;
+use super::maintenance::Maintenance;
+use super::projection::{self, Published};
+use super::recent::Recent;
+use super::recovery::{self, Folders, Report};
+use super::segment::{FIRST_RECORD, Segments};
+use super::shared::Shared;
+use super::stage::Room;
+use super::{Cursor, Spool, SpoolError, SpoolOptions};
+use crate::clock::Clock;
+
+/// Jobs that may wait for the committer.
+const JOBS: usize = 4096;
+/// Durable records that may wait for the projection.
+const PUBLISHED: usize = 8192;
+/// Records that the projection takes at once.
+const APPLY: usize = 512;
+
+/// The spool's threads, until it is closed.
+pub struct Threads {
+    pub report: Report,
+    joined: Mutex<Option<[JoinHandle<()>; 3]>>,
+}
+
+impl Spool {
+    /// Opens the spool: takes its lock, recovers, starts. Blocks; call it off the runtime.
+    pub fn start(options: SpoolOptions, clock: Arc<dyn Clock>) -> Result<Spool, SpoolError> {
+        let folders = make_folders(&options)?;
+        let lock = take_lock(&options.dir)?;
+        if !options.any_file_system
+            && let Some(why) = io_at(&options.dir, capacity::unfit(&options.dir))?
+        {
+            return Err(SpoolError::Unfit { why });
+        }
+        let segments =
+            io_at(&options.dir, Segments::open(&options.dir.join("segments"), options.segment_size))?;
+        let mut report = Report::default();
+        let (mut queue, fresh) = recovery::open_queue(&folders)?;
+        report.rebuilt = fresh && segments.oldest().is_some();
+        if recovery::queue_is_ahead(&segments, &queue)? {
+            drop(queue);
+            let aside = folders.queue.with_extension(format!("ahead-{}", ulid::Ulid::new()));
+            tracing::error!(aside = %aside.display(), "the queue is ahead of the log; set aside, rebuilding it");
+            io_at(&folders.queue, std::fs::rename(&folders.queue, &aside))?;
+            queue = recovery::open_queue(&folders)?.0;
+            report.rebuilt = true;
+        }
+        let head = recovery::replay(&segments, &queue, &folders, &mut report)?;
+        recovery::check_large_files(&queue, &folders, &mut report)?;
+        let head = match head {
+            Some(head) => head,
+            None => first_head(&segments, &options)?,
+        };
+        if report != Report::default() {
+            tracing::info!(?report, "spool recovered");
+        }
+        start(Parts { options, clock, segments, queue, folders, lock, head, report })
+    }
+}
+
+struct Parts {
+    options: SpoolOptions,
+    clock: Arc<dyn Clock>,
+    segments: Segments,
+    queue: super::queue::Queue,
+    folders: Folders,
+    lock: File,
+    head: Head,
+    report: Report,
+}
+
+fn start(parts: Parts) -> Result<Spool, SpoolError> {
+    let Parts { options, clock, segments, queue, folders, lock, head, report } = parts;
+    let (jobs, job_receiver) = bounded(JOBS);
+    let (projector, published) = bounded(PUBLISHED);
+    let (maintenance, wake) = bounded(1);
+    let end = LogPosition::at(head.segment.generation, head.offset);
+    let room = Room::new(folders.large.clone(), options.inline_limit.min(options.segment_size / 4));
+    let capacity = io_at(&options.dir, Capacity::of(&options.dir, segments.spare_bytes()))?;
+    let index_cursor = AtomicU64::new(queue.cursor(Cursor::Index)?.0);
+    let route_cursor = AtomicU64::new(queue.cursor(Cursor::Route)?.0);
+    let shared = Arc::new(Shared {
+        options,
+        clock,
+        segments,
+        queue,
+        recent: Recent::default(),
+        room,
+        jobs,
+        durable: watch::Sender::new(end),
+        applied: watch::Sender::new(end),
+        failed: watch::Sender::new(None),
+        policies: RwLock::new(HashMap::new()),
+        capacity: Mutex::new(capacity),
+        maintenance,
+        index_cursor,
+        route_cursor,
+        write_errors: Mutex::new(Vec::new()),
+        closing: std::sync::atomic::AtomicBool::new(false),
+        _lock: lock,
+    });
+    let large_dir = io_at(&folders.large, File::open(&folders.large))?;
+    let committer = Committer {
+        shared: shared.clone(),
+        jobs: job_receiver,
+        projector,
+        large_dir,
+        position: head,
+        unsynced: Vec::new(),
+    };
+    let caretaker = Maintenance {
+        shared: shared.clone(),
+        wake,
+        safe: LogPosition::default(),
+        checkpointed: Instant::now(),
+    };
+    let threads = [
+        spawn("spool-committer", move || committer.run())?,
+        spawn("spool-projector", {
+            let shared = shared.clone();
+            move || project(&shared, &published)
+        })?,
+        spawn("spool-maintenance", move || caretaker.run())?,
+    ];
+    shared.wake_maintenance();
+    Ok(Spool { shared, threads: Arc::new(Threads { report, joined: Mutex::new(Some(threads)) }) })
+}
+
+impl Threads {
+    /// Ends committer, projector and maintenance, in that order, then checkpoints.
+    pub fn close(&self, shared: &Shared) {
+        let Some([committer, projector, maintenance]) = self.joined.lock().take() else { return };
+        shared.closing.store(true, std::sync::atomic::Ordering::Release);
+        let _ = shared.jobs.send(Job::Stop);
+        let _ = committer.join();
+        let _ = projector.join();
+        shared.wake_maintenance();
+        let _ = maintenance.join();
+        if shared.failure().is_none()
+            && let Err(error) = shared.queue.checkpoint()
+        {
+            tracing::warn!(%error, "the last checkpoint failed; the next start replays more of the log");
+        }
+    }
+}
+
+/// Applies what is durable to the projection, until the committer ends.
+fn project(shared: &Shared, published: &Receiver<Published>) {
+    while let Ok(first) = published.recv() {
+        let mut records = vec![first];
+        records.extend(published.try_iter().take(APPLY - 1));
+        let applied = projection::apply(&shared.queue, &records, |consequences| {
+            recovery::remove_files(&shared.room.large_dir, &consequences.freed_files)
+        });
+        if let Err(error) = applied {
+            // The log holds the truth: the next start rebuilds what is missing here.
+            return shared.fail(&format!("the queue can't be written: {error}"));
+        }
+        shared.recent.applied(&records);
+        if let Some(last) = records.last() {
+            shared.applied.send_replace(last.after);
+        }
+    }
+}
+
+fn first_head(segments: &Segments, options: &SpoolOptions) -> Result<Head, SpoolError> {
+    if segments.spare_count() == 0 {
+        io_at(&options.dir, segments.prepare())?;
+    }
+    let segment = io_at(&options.dir, segments.begin(1, 0))?;
+    let segment =
+        segment.ok_or_else(|| SpoolError::Full("no room for the log's first segment".to_owned()))?;
+    Ok(Head { segment, offset: FIRST_RECORD, sequence: 1, acked_through: 0 })
+}
+
+fn make_folders(options: &SpoolOptions) -> Result<Folders, SpoolError> {
+    let folders = Folders {
+        large: options.dir.join("large"),
+        review: options.dir.join("review"),
+        queue: options.dir.join("queue"),
+    };
+    for dir in [&options.dir, &folders.large, &folders.review] {
+        io_at(dir, std::fs::create_dir_all(dir))?;
+    }
+    io_at(&options.dir, File::open(&options.dir).and_then(|dir| dir.sync_all()))?;
+    Ok(folders)
+}
+
+/// One process at a time: two would overwrite each other's log.
+fn take_lock(dir: &Path) -> Result<File, SpoolError> {
+    let path = dir.join("lock");
+    let file = io_at(&path, OpenOptions::new().create(true).truncate(false).write(true).open(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(SpoolError::Locked(dir.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(SpoolError::Io { path, source }),
+    }
+}
+
+fn io_at<T>(path: &Path, result: io::Result<T>) -> Result<T, SpoolError> {
+    result.map_err(|source| SpoolError::from_io(path.to_owned(), source))
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SpoolError> {
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map_err(|error| SpoolError::Failed(format!("{name}: {error}")))
+}

@@ -1,0 +1,180 @@
+//! How a record lies in a segment. A fixed header with checksums, the fact as JSON, and for an
+//! object kept in the log its Part 10 prefix and data set; padded to 8 bytes.
+//!
+//! The header names the segment's generation, so that what an earlier use of the segment left
+//! behind is never taken for a record of this one.
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{EntryId, Fact};
+use super::state::EntryState;
+
+pub const HEADER_LENGTH: usize = 88;
+pub const ALIGNMENT: u64 = 8;
+/// A fact is small; what claims more is not one.
+pub const MAX_META: u32 = 4 << 20;
+const MAX_PREFIX: u32 = 64 << 10;
+
+const MAGIC: [u8; 4] = *b"RPr1";
+
+/// Where an object's bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// The record is a fact alone.
+    None,
+    /// In the record.
+    Inline,
+    /// In a file of its own, which the meta names.
+    Large,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordHeader {
+    pub payload: Payload,
+    pub generation: u32,
+    pub sequence: u64,
+    /// The last sequence number that was answered before this record was written. After a crash a
+    /// bad record at or below this mark is a loss, above it a torn write.
+    pub acked_through: u64,
+    pub meta_length: u32,
+    pub prefix_length: u32,
+    pub data_set_length: u64,
+    pub data_set_sha256: [u8; 32],
+    pub body_crc: u32,
+}
+
+/// The JSON part of a record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Meta {
+    #[serde(flatten)]
+    pub fact: Fact,
+    /// Name of the large file under `large/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large: Option<String>,
+    /// Set on a record copied forward from a segment about to be recycled: what the log had said
+    /// about the entry until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<EntryState>,
+}
+
+impl RecordHeader {
+    /// Bytes of the record in the segment, padding included.
+    pub fn record_length(&self) -> u64 {
+        let inline = match self.payload {
+            Payload::Inline => u64::from(self.prefix_length) + self.data_set_length,
+            Payload::None | Payload::Large => 0,
+        };
+        (HEADER_LENGTH as u64 + u64::from(self.meta_length) + inline).next_multiple_of(ALIGNMENT)
+    }
+
+    pub fn encode(&self) -> [u8; HEADER_LENGTH] {
+        let mut out = [0; HEADER_LENGTH];
+        out[0..4].copy_from_slice(&MAGIC);
+        out[4] = match self.payload {
+            Payload::None => 0,
+            Payload::Inline => 1,
+            Payload::Large => 2,
+        };
+        out[8..12].copy_from_slice(&self.generation.to_le_bytes());
+        out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        out[24..32].copy_from_slice(&self.acked_through.to_le_bytes());
+        out[32..36].copy_from_slice(&self.meta_length.to_le_bytes());
+        out[36..40].copy_from_slice(&self.prefix_length.to_le_bytes());
+        out[40..48].copy_from_slice(&self.data_set_length.to_le_bytes());
+        out[48..80].copy_from_slice(&self.data_set_sha256);
+        out[80..84].copy_from_slice(&self.body_crc.to_le_bytes());
+        let crc = crc32c::crc32c(&out[..84]);
+        out[84..88].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// `None` where there is no intact header.
+    pub fn decode(bytes: &[u8]) -> Option<RecordHeader> {
+        let bytes: &[u8; HEADER_LENGTH] = bytes.get(..HEADER_LENGTH)?.try_into().ok()?;
+        if bytes[0..4] != MAGIC || crc32c::crc32c(&bytes[..84]) != u32_at(bytes, 84) {
+            return None;
+        }
+        let header = RecordHeader {
+            payload: match bytes[4] {
+                0 => Payload::None,
+                1 => Payload::Inline,
+                2 => Payload::Large,
+                _ => return None,
+            },
+            generation: u32_at(bytes, 8),
+            sequence: u64_at(bytes, 16),
+            acked_through: u64_at(bytes, 24),
+            meta_length: u32_at(bytes, 32),
+            prefix_length: u32_at(bytes, 36),
+            data_set_length: u64_at(bytes, 40),
+            data_set_sha256: bytes[48..80].try_into().ok()?,
+            body_crc: u32_at(bytes, 80),
+        };
+        (header.meta_length <= MAX_META && header.prefix_length <= MAX_PREFIX).then_some(header)
+    }
+}
+
+impl Meta {
+    pub fn of(fact: Fact) -> Meta {
+        Meta { fact, large: None, copied: None }
+    }
+
+    pub fn encode(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(self)
+    }
+
+    /// Decodes the meta of the record with this sequence number. A first reception is written
+    /// before its number is known; it gets its id here.
+    pub fn decode(bytes: &[u8], sequence: u64) -> serde_json::Result<Meta> {
+        let mut meta: Meta = serde_json::from_slice(bytes)?;
+        if let Fact::Received(entry) = &mut meta.fact
+            && entry.id == EntryId(0)
+        {
+            entry.id = EntryId(sequence);
+        }
+        Ok(meta)
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> RecordHeader {
+        RecordHeader {
+            payload: Payload::Inline,
+            generation: 7,
+            sequence: 99,
+            acked_through: 98,
+            meta_length: 300,
+            prefix_length: 340,
+            data_set_length: 65_000,
+            data_set_sha256: [3; 32],
+            body_crc: 17,
+        }
+    }
+
+    #[test]
+    fn a_header_survives_its_encoding() {
+        assert_eq!(RecordHeader::decode(&header().encode()), Some(header()));
+        assert_eq!(header().record_length() % ALIGNMENT, 0);
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_header_is_noticed() {
+        let intact = header().encode();
+        for bit in 0..intact.len() * 8 {
+            let mut damaged = intact;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(RecordHeader::decode(&damaged), None, "bit {bit}");
+        }
+    }
+}

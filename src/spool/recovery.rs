@@ -1,0 +1,310 @@
+//! Start-up: replays the log from the projection's last position, tells a torn tail from damage,
+//! and looks after what no record names. Nothing that was acknowledged is dropped silently.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::entry::{EntryId, LogPosition};
+use super::projection::{self, Published};
+use super::queue::{Queue, QueueError};
+use super::record::{Payload, RecordHeader};
+use super::scan::{self, Found, Record};
+use super::segment::{FIRST_RECORD, Segment, Segments};
+use super::{SpoolError, committer::Head};
+use crate::telemetry::metrics;
+
+/// Records applied to the projection at once.
+const CHUNK: usize = 1000;
+
+/// What recovery found, for the log and for readiness.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub replayed: u64,
+    /// Records that were acknowledged and are not readable any more.
+    pub lost: Vec<EntryId>,
+    /// Torn or damaged stretches that were set aside in `review/`.
+    pub set_aside: u64,
+    /// Large files that no record names, moved to `review/`.
+    pub unnamed: u64,
+    /// The projection was damaged or missing and made anew.
+    pub rebuilt: bool,
+}
+
+/// Folders of a spool.
+pub struct Folders {
+    pub large: PathBuf,
+    pub review: PathBuf,
+    pub queue: PathBuf,
+}
+
+/// Opens the projection; a damaged one is set aside, and `None` says that it must be rebuilt.
+pub fn open_queue(folders: &Folders) -> Result<(Queue, bool), SpoolError> {
+    let existed = folders.queue.exists();
+    match try_open_queue(&folders.queue) {
+        Ok(queue) => Ok((queue, !existed)),
+        Err(error) => {
+            let aside = folders.queue.with_extension(format!("damaged-{}", ulid::Ulid::new()));
+            tracing::error!(%error, aside = %aside.display(), "the queue is damaged; set aside, rebuilding it from the log");
+            std::fs::rename(&folders.queue, &aside)
+                .map_err(|source| SpoolError::from_io(folders.queue.clone(), source))?;
+            Ok((try_open_queue(&folders.queue)?, true))
+        }
+    }
+}
+
+/// sled may panic on damage that it does not expect.
+fn try_open_queue(dir: &Path) -> Result<Queue, SpoolError> {
+    let opened =
+        std::panic::catch_unwind(|| Queue::open(dir).and_then(|queue| queue.check().map(|()| queue)));
+    match opened {
+        Ok(queue) => Ok(queue?),
+        Err(_) => Err(SpoolError::Queue(QueueError::Io(io::Error::other("sled gave up on its files")))),
+    }
+}
+
+/// Replays what the projection lacks and finds where the log goes on.
+pub fn replay(
+    segments: &Segments,
+    queue: &Queue,
+    folders: &Folders,
+    report: &mut Report,
+) -> Result<Option<Head>, SpoolError> {
+    let mut replay = Replay {
+        queue,
+        folders,
+        report,
+        pending: Vec::new(),
+        sequence: queue.sequence()?,
+        acked_through: 0,
+        damage: None,
+        end: None,
+    };
+    let start = queue.position()?;
+    let live = segments.from(if start.0 == 0 { 0 } else { start.generation() });
+    for segment in live {
+        let from = if segment.generation == start.generation() { start.offset() } else { FIRST_RECORD };
+        replay.segment(&segment, from)?;
+    }
+    replay.finish()
+}
+
+struct Replay<'a> {
+    queue: &'a Queue,
+    folders: &'a Folders,
+    report: &'a mut Report,
+    pending: Vec<Published>,
+    /// Sequence number of the last good record.
+    sequence: u64,
+    /// The newest mark found: everything up to it was answered.
+    acked_through: u64,
+    /// A stretch that could not be read, until it is known whether anything follows.
+    damage: Option<Damage>,
+    end: Option<(Arc<Segment>, u64)>,
+}
+
+struct Damage {
+    segment: Arc<Segment>,
+    offset: u64,
+    after_sequence: u64,
+    header: Option<RecordHeader>,
+}
+
+impl Replay<'_> {
+    fn segment(&mut self, segment: &Arc<Segment>, from: u64) -> Result<(), SpoolError> {
+        let mut offset = from;
+        self.end = Some((segment.clone(), offset));
+        loop {
+            let found =
+                scan::record_at(segment, offset).map_err(|e| SpoolError::from_io(segment.path.clone(), e))?;
+            match found {
+                Found::Record(record) if record.header.sequence > self.sequence => {
+                    offset = self.record(segment, *record)?;
+                }
+                // Nothing of this log: records only ever count up.
+                Found::Record(_) | Found::Nothing => match self.skip_to_intact(segment, offset, None)? {
+                    Some(next) => offset = next,
+                    None => break,
+                },
+                Found::Damaged(header) => match self.skip_to_intact(segment, offset, Some(header))? {
+                    Some(next) => offset = next,
+                    None => break,
+                },
+            }
+            self.end = Some((segment.clone(), offset));
+        }
+        Ok(())
+    }
+
+    /// Takes an intact record; returns the offset after it.
+    fn record(&mut self, segment: &Arc<Segment>, record: Record) -> Result<u64, SpoolError> {
+        let next = u64::from(record.place.offset) + record.header.record_length();
+        self.acked_through = self.acked_through.max(record.header.acked_through);
+        self.settle_damage(record.header.sequence)?;
+        let gap = record.header.sequence - self.sequence - 1;
+        if gap > 0 && self.sequence > 0 && self.report.lost.is_empty() {
+            tracing::error!(missing = gap, after = self.sequence, "the log skips records");
+        }
+        if !self.payload_intact(segment, &record)? {
+            self.damage = Some(Damage {
+                segment: segment.clone(),
+                offset: u64::from(record.place.offset),
+                after_sequence: self.sequence,
+                header: Some(record.header.clone()),
+            });
+            self.sequence = record.header.sequence;
+            return Ok(next);
+        }
+        self.sequence = record.header.sequence;
+        self.report.replayed += 1;
+        let after = record.after();
+        self.pending.push(Published {
+            fact: Arc::new(record.meta.fact),
+            sequence: record.header.sequence,
+            place: record.place,
+            after,
+            large: record.meta.large,
+            copied: record.meta.copied,
+        });
+        if self.pending.len() >= CHUNK {
+            self.apply()?;
+        }
+        Ok(next)
+    }
+
+    fn payload_intact(&self, segment: &Segment, record: &Record) -> Result<bool, SpoolError> {
+        let header = &record.header;
+        let in_segment =
+            |offset| scan::has_digest(&segment.file, offset, header.data_set_length, &header.data_set_sha256);
+        let checked = match (header.payload, &record.meta.large) {
+            (Payload::None, _) => Ok(true),
+            (Payload::Inline, _) => in_segment(record.part10_offset() + u64::from(header.prefix_length)),
+            (Payload::Large, Some(name)) => match File::open(self.folders.large.join(name)) {
+                Ok(file) => scan::has_digest(
+                    &file,
+                    u64::from(header.prefix_length),
+                    header.data_set_length,
+                    &header.data_set_sha256,
+                ),
+                // Freed by a purge that comes later in the log, or lost: the check at the end of
+                // recovery tells.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+                Err(error) => Err(error),
+            },
+            (Payload::Large, None) => Ok(false),
+        };
+        checked.map_err(|source| SpoolError::from_io(segment.path.clone(), source))
+    }
+
+    /// Notes damage at `offset` if anything but an unwritten rest stands there; returns where the
+    /// next intact record of this generation begins.
+    fn skip_to_intact(
+        &mut self,
+        segment: &Arc<Segment>,
+        offset: u64,
+        header: Option<RecordHeader>,
+    ) -> Result<Option<u64>, SpoolError> {
+        let next = scan::next_intact(segment, offset, self.sequence)
+            .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
+        let begun = header.is_some() || scan::looks_begun(segment, offset).unwrap_or(true);
+        if next.is_some() || begun {
+            self.damage =
+                Some(Damage { segment: segment.clone(), offset, after_sequence: self.sequence, header });
+        }
+        Ok(next)
+    }
+
+    /// Something readable follows a damaged stretch: what was acknowledged in it is lost.
+    fn settle_damage(&mut self, next_sequence: u64) -> Result<(), SpoolError> {
+        let Some(damage) = self.damage.take() else { return Ok(()) };
+        self.set_aside(&damage)?;
+        let last = (next_sequence - 1).min(self.acked_through);
+        for sequence in damage.after_sequence + 1..=last {
+            tracing::error!(entry = sequence, "an acknowledged record is damaged and was set aside");
+            metrics::acked_object_missing();
+            self.report.lost.push(EntryId(sequence));
+        }
+        Ok(())
+    }
+
+    /// Copies a damaged stretch into `review/`: at most the record that should be there.
+    fn set_aside(&mut self, damage: &Damage) -> Result<(), SpoolError> {
+        let name = format!("damaged-{}-{}.bin", damage.segment.generation, damage.offset);
+        let length = damage.header.as_ref().map_or(64 << 10, RecordHeader::record_length);
+        let length = length.min(damage.segment.size - damage.offset);
+        let copied = (|| {
+            let mut bytes = vec![0; length as usize];
+            damage.segment.file.read_exact_at(&mut bytes, damage.offset)?;
+            std::fs::write(self.folders.review.join(&name), bytes)
+        })();
+        copied.map_err(|source| SpoolError::from_io(self.folders.review.join(&name), source))?;
+        self.report.set_aside += 1;
+        Ok(())
+    }
+
+    fn apply(&mut self) -> Result<(), SpoolError> {
+        let large = &self.folders.large;
+        projection::apply(self.queue, &self.pending, |consequences| {
+            remove_files(large, &consequences.freed_files)
+        })?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Option<Head>, SpoolError> {
+        self.apply()?;
+        let Some((segment, mut offset)) = self.end.take() else { return Ok(None) };
+        if let Some(damage) = self.damage.take() {
+            // A torn tail: written, never answered. Kept for a person; the log goes on behind it.
+            tracing::warn!(
+                offset = damage.offset,
+                "the log ends in a torn record, which was never acknowledged; set aside"
+            );
+            self.set_aside(&damage)?;
+            offset = segment.size;
+        }
+        Ok(Some(Head { segment, offset, sequence: self.sequence + 1, acked_through: self.sequence }))
+    }
+}
+
+/// Removes the files of purged entries; those gone already are fine.
+pub fn remove_files(dir: &Path, names: &[String]) -> io::Result<()> {
+    for name in names {
+        match std::fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Large files that no record names go to `review/`; entries whose file is gone are reported.
+pub fn check_large_files(queue: &Queue, folders: &Folders, report: &mut Report) -> Result<(), SpoolError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| SpoolError::from_io(path, source)
+    };
+    for file in std::fs::read_dir(&folders.large).map_err(at(&folders.large))? {
+        let file = file.map_err(at(&folders.large))?;
+        let name = file.file_name().to_string_lossy().into_owned();
+        if !queue.has_large(&name)? {
+            std::fs::rename(file.path(), folders.review.join(&name)).map_err(at(&file.path()))?;
+            report.unnamed += 1;
+        }
+    }
+    let missing = queue.large_entries(|name| folders.large.join(name).exists())?;
+    for id in missing {
+        tracing::error!(entry = %id, "the file of an acknowledged object is missing");
+        metrics::acked_object_missing();
+        report.lost.push(id);
+    }
+    Ok(())
+}
+
+/// Whether the projection is ahead of the log: the log was replaced or cut behind its back.
+pub fn queue_is_ahead(segments: &Segments, queue: &Queue) -> Result<bool, SpoolError> {
+    let position: LogPosition = queue.position()?;
+    Ok(position.0 != 0 && segments.get(position.generation()).is_none())
+}

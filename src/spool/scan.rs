@@ -1,0 +1,141 @@
+//! Reads records back from segments: for followers, for recovery, for single entries.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use sha2::{Digest as _, Sha256};
+
+use super::entry::LogPosition;
+use super::record::{ALIGNMENT, HEADER_LENGTH, Meta, Payload, RecordHeader};
+use super::segment::{FIRST_RECORD, Segment};
+use super::state::Place;
+
+impl LogPosition {
+    pub(super) fn at(generation: u32, offset: u64) -> LogPosition {
+        LogPosition(u64::from(generation) << 32 | offset)
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(super) fn offset(self) -> u64 {
+        (self.0 & 0xffff_ffff).max(FIRST_RECORD)
+    }
+}
+
+/// A record as read: header, decoded meta, and where its parts lie.
+#[derive(Debug)]
+pub struct Record {
+    pub header: RecordHeader,
+    pub meta: Meta,
+    pub place: Place,
+}
+
+impl Record {
+    /// The position after it.
+    pub fn after(&self) -> LogPosition {
+        LogPosition::at(self.place.generation, u64::from(self.place.offset) + self.header.record_length())
+    }
+
+    /// Where the Part 10 bytes of an object kept in the log begin in its segment.
+    pub fn part10_offset(&self) -> u64 {
+        u64::from(self.place.offset) + HEADER_LENGTH as u64 + u64::from(self.header.meta_length)
+    }
+}
+
+/// What stands at a place of a segment.
+#[derive(Debug)]
+pub enum Found {
+    Record(Box<Record>),
+    /// No record of this generation begins here: the end, unless something follows.
+    Nothing,
+    /// A record begins here, and its meta is damaged.
+    Damaged(RecordHeader),
+}
+
+/// Reads the record at `offset`; checks header and meta, not the payload.
+pub fn record_at(segment: &Segment, offset: u64) -> io::Result<Found> {
+    let room = segment.size.saturating_sub(offset);
+    if room < HEADER_LENGTH as u64 {
+        return Ok(Found::Nothing);
+    }
+    // Most metas are under 3 KiB: one read serves.
+    let mut block = vec![0; room.min(4096) as usize];
+    segment.file.read_exact_at(&mut block, offset)?;
+    let Some(header) = RecordHeader::decode(&block) else { return Ok(Found::Nothing) };
+    if header.generation != segment.generation || header.record_length() > room {
+        return Ok(Found::Nothing);
+    }
+    let body = HEADER_LENGTH + header.meta_length as usize + inline_prefix(&header);
+    if body > block.len() {
+        let have = block.len();
+        block.resize(body, 0);
+        segment.file.read_exact_at(&mut block[have..], offset + have as u64)?;
+    }
+    if crc32c::crc32c(&block[HEADER_LENGTH..body]) != header.body_crc {
+        return Ok(Found::Damaged(header));
+    }
+    let meta = &block[HEADER_LENGTH..HEADER_LENGTH + header.meta_length as usize];
+    match Meta::decode(meta, header.sequence) {
+        Ok(meta) => {
+            let place = Place { generation: segment.generation, offset: offset as u32 };
+            Ok(Found::Record(Box::new(Record { header, meta, place })))
+        }
+        Err(_) => Ok(Found::Damaged(header)),
+    }
+}
+
+fn inline_prefix(header: &RecordHeader) -> usize {
+    if header.payload == Payload::Inline { header.prefix_length as usize } else { 0 }
+}
+
+/// Whether a record of this generation was begun here, though its header does not hold.
+pub fn looks_begun(segment: &Segment, offset: u64) -> io::Result<bool> {
+    if offset + HEADER_LENGTH as u64 > segment.size {
+        return Ok(false);
+    }
+    let mut block = [0; HEADER_LENGTH];
+    segment.file.read_exact_at(&mut block, offset)?;
+    Ok(block[8..12] == segment.generation.to_le_bytes())
+}
+
+/// The next place after `offset` at which an intact record of this generation, with a sequence
+/// number above `sequence`, begins: how a reader gets past damage.
+pub fn next_intact(segment: &Segment, offset: u64, sequence: u64) -> io::Result<Option<u64>> {
+    const WINDOW: usize = 1 << 20;
+    let mut at = (offset + 1).next_multiple_of(ALIGNMENT);
+    while at + (HEADER_LENGTH as u64) <= segment.size {
+        let length = (segment.size - at).min((WINDOW + HEADER_LENGTH) as u64) as usize;
+        let mut block = vec![0; length];
+        segment.file.read_exact_at(&mut block, at)?;
+        for start in (0..=length - HEADER_LENGTH).step_by(ALIGNMENT as usize) {
+            let decoded = RecordHeader::decode(&block[start..]);
+            let fits =
+                |header: RecordHeader| header.generation == segment.generation && header.sequence > sequence;
+            if decoded.is_some_and(fits) {
+                return Ok(Some(at + start as u64));
+            }
+        }
+        at += (length - HEADER_LENGTH) as u64 + ALIGNMENT;
+    }
+    Ok(None)
+}
+
+/// Whether `length` bytes of `file` at `offset` have this SHA-256.
+pub fn has_digest(file: &std::fs::File, mut offset: u64, length: u64, sha256: &[u8; 32]) -> io::Result<bool> {
+    let mut hasher = Sha256::new();
+    let mut left = length;
+    let mut block = vec![0; left.min(1 << 20) as usize];
+    while left > 0 {
+        let take = left.min(block.len() as u64) as usize;
+        match file.read_exact_at(&mut block[..take], offset) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            other => other?,
+        }
+        hasher.update(&block[..take]);
+        offset += take as u64;
+        left -= take as u64;
+    }
+    Ok(hasher.finalize()[..] == sha256[..])
+}

@@ -1,0 +1,263 @@
+//! Segments: the files of the log. Preallocated and zero-filled, synced once with their directory,
+//! then written front to back and, when nothing in them is needed any more, written again under a
+//! new generation: rewritten blocks sync several times faster than first writes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+
+/// Records begin after the segment's own header.
+pub const FIRST_RECORD: u64 = 4096;
+const MAGIC: [u8; 8] = *b"RPsegm1\n";
+const HEADER_LENGTH: usize = 16;
+
+/// One segment in use. Its descriptor is opened before its first write and kept: one opened later
+/// would not report a write-back error that another already took.
+#[derive(Debug)]
+pub struct Segment {
+    pub generation: u32,
+    pub size: u64,
+    pub path: PathBuf,
+    pub file: File,
+}
+
+#[derive(Debug)]
+struct Spare {
+    path: PathBuf,
+    file: File,
+    size: u64,
+}
+
+/// All segments of a spool: the live ones by generation, and spares to write next.
+pub struct Segments {
+    dir: PathBuf,
+    size: u64,
+    live: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    /// Recycled ones first, oldest generation first, so that what remains on disk of an older
+    /// log is always its unbroken end: a rebuild can't meet an object without its purge.
+    spares: Mutex<VecDeque<Spare>>,
+    next_slot: Mutex<u64>,
+}
+
+impl Segments {
+    /// Opens what is in `dir`; files without a readable header are spares.
+    pub fn open(dir: &Path, size: u64) -> io::Result<Segments> {
+        std::fs::create_dir_all(dir)?;
+        let mut live = BTreeMap::new();
+        let mut spares = VecDeque::new();
+        let mut next_slot = 0;
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<_>>()?;
+        paths.sort();
+        for path in paths {
+            let Some(slot) = slot_of(&path) else {
+                // A preparation that a crash cut short holds nothing.
+                if path.extension().is_some_and(|extension| extension == "new") {
+                    std::fs::remove_file(&path)?;
+                }
+                continue;
+            };
+            next_slot = next_slot.max(slot + 1);
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            let size = file.metadata()?.len();
+            match read_generation(&file)? {
+                Some(generation) => {
+                    let segment = Segment { generation, size, path, file };
+                    live.insert(generation, Arc::new(segment));
+                }
+                None => spares.push_back(Spare { path, file, size }),
+            }
+        }
+        Ok(Segments {
+            dir: dir.to_owned(),
+            size,
+            live: RwLock::new(live),
+            spares: Mutex::new(spares),
+            next_slot: Mutex::new(next_slot),
+        })
+    }
+
+    pub fn get(&self, generation: u32) -> Option<Arc<Segment>> {
+        self.live.read().get(&generation).cloned()
+    }
+
+    /// Live segments from `generation` on, oldest first.
+    pub fn from(&self, generation: u32) -> Vec<Arc<Segment>> {
+        self.live.read().range(generation..).map(|(_, segment)| segment.clone()).collect()
+    }
+
+    pub fn oldest(&self) -> Option<Arc<Segment>> {
+        self.live.read().values().next().cloned()
+    }
+
+    pub fn live_count(&self) -> usize {
+        self.live.read().len()
+    }
+
+    pub fn spare_count(&self) -> usize {
+        self.spares.lock().len()
+    }
+
+    /// Bytes of spares: on disk, yet free for us.
+    pub fn spare_bytes(&self) -> u64 {
+        self.spares.lock().iter().map(|spare| spare.size).sum()
+    }
+
+    /// Makes one more spare: zero-filled and synced with its directory, so that a later
+    /// `fdatasync` has no metadata to write.
+    pub fn prepare(&self) -> io::Result<()> {
+        let slot = {
+            let mut next = self.next_slot.lock();
+            *next += 1;
+            *next - 1
+        };
+        let path = self.dir.join(format!("segment-{slot:08}.log"));
+        let preparing = path.with_extension("new");
+        let made = self.zero_filled(&preparing);
+        if made.is_err() {
+            let _ = std::fs::remove_file(&preparing);
+        }
+        let file = made?;
+        std::fs::rename(&preparing, &path)?;
+        File::open(&self.dir)?.sync_all()?;
+        self.spares.lock().push_back(Spare { path, file, size: self.size });
+        Ok(())
+    }
+
+    fn zero_filled(&self, path: &Path) -> io::Result<File> {
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let zeros = vec![0; 1 << 20];
+        let mut left = self.size;
+        while left > 0 {
+            let take = left.min(zeros.len() as u64) as usize;
+            file.write_all(&zeros[..take])?;
+            left -= take as u64;
+        }
+        file.sync_all()?;
+        Ok(file)
+    }
+
+    /// Takes a spare as the next live segment. Its header becomes durable with its first record.
+    /// `None` when there is no spare beyond `keep`.
+    pub fn begin(&self, generation: u32, keep: usize) -> io::Result<Option<Arc<Segment>>> {
+        let spare = {
+            let mut spares = self.spares.lock();
+            if spares.len() <= keep {
+                return Ok(None);
+            }
+            spares.pop_front()
+        };
+        let Some(Spare { path, file, size }) = spare else { return Ok(None) };
+        file.write_all_at(&header(generation), 0)?;
+        let segment = Arc::new(Segment { generation, size, path, file });
+        self.live.write().insert(generation, segment.clone());
+        Ok(Some(segment))
+    }
+
+    /// Turns the oldest live segment into a spare, unless somebody still reads it. The caller has
+    /// made sure that nothing in it is needed.
+    pub fn recycle_oldest(&self) -> bool {
+        let mut live = self.live.write();
+        if live.len() < 2 {
+            return false;
+        }
+        let Some((generation, segment)) = live.pop_first() else { return false };
+        match Arc::try_unwrap(segment) {
+            Ok(Segment { path, file, size, .. }) => {
+                // Behind earlier recycled ones, before none: spares are used oldest first.
+                self.spares.lock().push_back(Spare { path, file, size });
+                true
+            }
+            Err(still_read) => {
+                live.insert(generation, still_read);
+                false
+            }
+        }
+    }
+}
+
+fn slot_of(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix("segment-")?.strip_suffix(".log")?.parse().ok()
+}
+
+fn header(generation: u32) -> [u8; HEADER_LENGTH] {
+    let mut out = [0; HEADER_LENGTH];
+    out[0..8].copy_from_slice(&MAGIC);
+    out[8..12].copy_from_slice(&generation.to_le_bytes());
+    let crc = crc32c::crc32c(&out[..12]);
+    out[12..16].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// The generation that the segment was last written under; `None` for one never used. Where the
+/// segment's header is damaged, its first record says.
+fn read_generation(file: &File) -> io::Result<Option<u32>> {
+    if file.metadata()?.len() < FIRST_RECORD + super::record::HEADER_LENGTH as u64 {
+        return Ok(None);
+    }
+    let mut block = [0; HEADER_LENGTH];
+    file.read_exact_at(&mut block, 0)?;
+    if block[0..8] == MAGIC && crc32c::crc32c(&block[..12]).to_le_bytes() == block[12..16] {
+        return Ok(Some(u32::from_le_bytes([block[8], block[9], block[10], block[11]])));
+    }
+    let mut record = [0; super::record::HEADER_LENGTH];
+    file.read_exact_at(&mut record, FIRST_RECORD)?;
+    Ok(super::record::RecordHeader::decode(&record).map(|record| record.generation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recycled_segment_is_used_again_under_its_new_generation() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), 64 << 10).unwrap();
+        for _ in 0..3 {
+            segments.prepare().unwrap();
+        }
+        let first = segments.begin(1, 0).unwrap().unwrap();
+        let path = first.path.clone();
+        drop(first);
+        drop(segments.begin(2, 0).unwrap().unwrap());
+        assert!(segments.recycle_oldest());
+        drop(segments.begin(3, 0).unwrap().unwrap());
+        let again = segments.begin(4, 0).unwrap().unwrap();
+        assert_eq!(again.path, path);
+
+        drop(again);
+        drop(segments);
+        let reopened = Segments::open(dir.path(), 64 << 10).unwrap();
+        let live: Vec<_> = reopened.from(0).iter().map(|segment| segment.generation).collect();
+        assert_eq!(live, [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_segment_that_is_being_read_is_not_recycled() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), 64 << 10).unwrap();
+        segments.prepare().unwrap();
+        segments.prepare().unwrap();
+        let reader = segments.begin(1, 0).unwrap().unwrap();
+        segments.begin(2, 0).unwrap().unwrap();
+        assert!(!segments.recycle_oldest());
+        drop(reader);
+        assert!(segments.recycle_oldest());
+    }
+
+    #[test]
+    fn the_last_spare_is_kept_for_facts() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), 64 << 10).unwrap();
+        segments.prepare().unwrap();
+        assert!(segments.begin(1, 1).unwrap().is_none());
+        assert!(segments.begin(1, 0).unwrap().is_some());
+    }
+}

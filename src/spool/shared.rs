@@ -1,0 +1,274 @@
+//! What the spool's threads and handles share, and the look-ups over log and projection.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::batch::{Batch, Copy, Verdict};
+use super::capacity::Capacity;
+use super::committer::Job;
+use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
+use super::queue::Queue;
+use super::recent::{Recent, Recently};
+use super::record::HEADER_LENGTH;
+use super::scan::{self, Found, Record};
+use super::segment::{FIRST_RECORD, Segment, Segments};
+use super::stage::Room;
+use super::state::{DeliveryPolicy, EntryState, Place};
+use super::{Followed, SpoolError, SpoolOptions};
+use crate::clock::Clock;
+use crate::dicom::Uid;
+
+pub struct Shared {
+    pub options: SpoolOptions,
+    pub clock: Arc<dyn Clock>,
+    pub segments: Segments,
+    pub queue: Queue,
+    pub recent: Recent,
+    pub room: Room,
+    pub jobs: Sender<Job>,
+    /// The position after the last durable record.
+    pub durable: watch::Sender<LogPosition>,
+    /// The position after the last record that the projection has applied.
+    pub applied: watch::Sender<LogPosition>,
+    /// Set once: why the spool takes nothing any more.
+    pub failed: watch::Sender<Option<String>>,
+    pub policies: parking_lot::RwLock<std::collections::HashMap<String, DeliveryPolicy>>,
+    pub capacity: Mutex<Capacity>,
+    pub maintenance: Sender<()>,
+    pub index_cursor: AtomicU64,
+    pub route_cursor: AtomicU64,
+    pub write_errors: Mutex<Vec<Instant>>,
+    pub closing: std::sync::atomic::AtomicBool,
+    /// Held for as long as the spool is open.
+    pub _lock: File,
+}
+
+/// Write errors within a minute after which nothing is taken any more.
+const WRITE_ERRORS: usize = 3;
+
+impl Shared {
+    pub fn failure(&self) -> Option<String> {
+        self.failed.borrow().clone()
+    }
+
+    /// Closes the spool for good: nothing is acknowledged after a storage failure.
+    pub fn fail(&self, reason: &str) {
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                tracing::error!(reason, "storage failure: the node stops, nothing unsynced was acknowledged");
+                *failed = Some(reason.to_owned());
+            }
+            first
+        });
+    }
+
+    /// A write failed before its sync. No space is answered and passes; repeated errors close.
+    pub fn write_failed(&self, error: &io::Error) {
+        tracing::error!(%error, "a write to the log failed; its objects were not acknowledged");
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return;
+        }
+        let mut errors = self.write_errors.lock();
+        errors.retain(|at| at.elapsed().as_secs() < 60);
+        errors.push(Instant::now());
+        if errors.len() >= WRITE_ERRORS {
+            self.fail(&format!("{WRITE_ERRORS} writes failed within a minute: {error}"));
+        }
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Facts from `from` to `until`, at most `limit`; reads the log.
+    pub fn facts(
+        &self,
+        from: LogPosition,
+        until: LogPosition,
+        limit: usize,
+    ) -> Result<Vec<Followed>, SpoolError> {
+        let mut facts = Vec::new();
+        for segment in self.segments.from(from.generation()) {
+            let mut offset =
+                if segment.generation == from.generation() { from.offset() } else { FIRST_RECORD };
+            while facts.len() < limit && LogPosition::at(segment.generation, offset) < until {
+                let found = scan::record_at(&segment, offset)
+                    .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
+                let next = match found {
+                    Found::Record(record) => {
+                        let after = record.after();
+                        facts.push(Followed {
+                            after,
+                            is_copy: record.meta.copied.is_some(),
+                            fact: Arc::new(record.meta.fact),
+                        });
+                        Some(after.offset())
+                    }
+                    // Damage was reported at start-up; followers go past it.
+                    Found::Nothing | Found::Damaged(_) => scan::next_intact(&segment, offset, 0)
+                        .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?,
+                };
+                let Some(next) = next else { break };
+                offset = next;
+            }
+        }
+        Ok(facts)
+    }
+
+    pub fn wake_maintenance(&self) {
+        let _ = self.maintenance.try_send(());
+    }
+
+    /// What an object is to those held already and those before it in its batch (idempotency: the
+    /// same SOP Instance UID, transfer syntax and digest are the same object).
+    pub fn judge(&self, entry: &SpoolEntry, batch: &Batch) -> Result<Verdict, SpoolError> {
+        let uid = &entry.key.sop_instance_uid;
+        let same = |digest: &Digest, syntax: &str| {
+            *digest == entry.data_set_sha256 && syntax == entry.transfer_syntax_uid
+        };
+        let held = self.held_with_uid(uid)?;
+        if let Some((id, ..)) = held.iter().find(|(_, digest, syntax)| same(digest, syntax)) {
+            return Ok(Verdict::Duplicate(*id));
+        }
+        let siblings = batch.siblings(uid);
+        let twin = siblings.iter().find(|sibling| same(&sibling.digest, &sibling.transfer_syntax_uid));
+        if let Some(twin) = twin {
+            return Ok(Verdict::Duplicate(twin.id));
+        }
+        let first = held.first().map(|(id, ..)| *id);
+        Ok(match first.or(siblings.first().map(|sibling| sibling.id)) {
+            Some(id) => Verdict::Conflict(id),
+            None => Verdict::New,
+        })
+    }
+
+    /// Held entries with this SOP Instance UID, oldest first.
+    pub fn held_with_uid(&self, uid: &Uid) -> Result<Vec<(EntryId, Digest, String)>, SpoolError> {
+        // Recent first: what leaves it meanwhile is in the queue by then.
+        let recent = self.recent.with_uid(uid);
+        let mut held = self.queue.with_uid(uid)?;
+        held.retain(|(id, ..)| !self.recent.is_purged(*id));
+        for found in recent {
+            if held.iter().all(|(id, ..)| *id != found.0) {
+                held.push(found);
+            }
+        }
+        held.sort_by_key(|(id, ..)| *id);
+        Ok(held)
+    }
+
+    /// Where an entry's newest record lies, and its large file's name.
+    pub fn locate(&self, id: EntryId) -> Result<(Place, Option<String>), SpoolError> {
+        match self.recent.lookup(id) {
+            Recently::At(place, large) => return Ok((place, large)),
+            Recently::Purged => return Err(SpoolError::Freed(id)),
+            Recently::Nothing => {}
+        }
+        if let Some(state) = self.queue.state(id)? {
+            return Ok((state.place, state.large));
+        }
+        let remembered = id.0 <= self.queue.sequence()?;
+        Err(if remembered { SpoolError::Freed(id) } else { SpoolError::Unknown(id) })
+    }
+
+    /// Reads an entry's record; the segment stays as it is while it is held.
+    pub fn record(&self, id: EntryId) -> Result<(Arc<Segment>, Record), SpoolError> {
+        // A copy may move the record between the look-up and the read.
+        let mut last = None;
+        for _ in 0..3 {
+            let (place, _) = self.locate(id)?;
+            if let Some(segment) = self.segments.get(place.generation) {
+                match self.record_at(&segment, place, id)? {
+                    Some(record) => return Ok((segment, record)),
+                    None => last = Some(place),
+                }
+            }
+        }
+        let detail = format!("no intact record where it should be ({last:?})");
+        Err(SpoolError::Damaged { id, detail })
+    }
+
+    fn record_at(&self, segment: &Segment, place: Place, id: EntryId) -> Result<Option<Record>, SpoolError> {
+        let found = scan::record_at(segment, u64::from(place.offset))
+            .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
+        Ok(match found {
+            Found::Record(record) => match &record.meta.fact {
+                Fact::Received(entry) if entry.id == id => Some(*record),
+                _ => None,
+            },
+            Found::Nothing | Found::Damaged(_) => None,
+        })
+    }
+
+    /// Everything that must go into the record that carries an entry forward. Waits until the
+    /// projection has caught up, so that the state it carries is whole.
+    pub fn copy_of(&self, id: EntryId) -> Result<Copy, SpoolError> {
+        let durable = *self.durable.borrow();
+        while *self.applied.borrow() < durable {
+            if let Some(reason) = self.failure() {
+                return Err(SpoolError::Failed(reason));
+            }
+            std::thread::yield_now();
+        }
+        let state = self.queue.state(id)?.ok_or(SpoolError::Freed(id))?;
+        let (segment, record) = self.record(id)?;
+        let content = match record.header.payload {
+            super::record::Payload::Inline => Some(read_inline(&segment, &record, id)?),
+            _ => None,
+        };
+        let Fact::Received(entry) = record.meta.fact else { return Err(SpoolError::Unknown(id)) };
+        Ok(Copy { entry: *entry, state, header: record.header, content })
+    }
+
+    pub fn large_path(&self, name: &str) -> PathBuf {
+        self.room.large_dir.join(name)
+    }
+
+    pub fn cursor(&self, cursor: super::Cursor) -> &AtomicU64 {
+        match cursor {
+            super::Cursor::Index => &self.index_cursor,
+            super::Cursor::Route => &self.route_cursor,
+        }
+    }
+
+    /// The slowest of those who follow the log.
+    pub fn slowest_cursor(&self) -> LogPosition {
+        let index = self.index_cursor.load(Ordering::Acquire);
+        LogPosition(index.min(self.route_cursor.load(Ordering::Acquire)))
+    }
+
+    /// The state as the projection knows it.
+    pub fn state(&self, id: EntryId) -> Result<EntryState, SpoolError> {
+        self.queue.state(id)?.ok_or(SpoolError::Unknown(id))
+    }
+}
+
+/// Prefix and data set of a record, checked against its digest before they are written again.
+fn read_inline(segment: &Segment, record: &Record, id: EntryId) -> Result<Bytes, SpoolError> {
+    let offset = record.part10_offset();
+    let length =
+        record.header.record_length() - (HEADER_LENGTH as u64 + u64::from(record.header.meta_length));
+    let exact = (u64::from(record.header.prefix_length) + record.header.data_set_length).min(length);
+    let mut bytes = vec![0; exact as usize];
+    segment
+        .file
+        .read_exact_at(&mut bytes, offset)
+        .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(&bytes[record.header.prefix_length as usize..]);
+    if digest[..] != record.header.data_set_sha256 {
+        return Err(SpoolError::Damaged { id, detail: "its bytes do not have their SHA-256".to_owned() });
+    }
+    Ok(bytes.into())
+}

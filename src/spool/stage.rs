@@ -1,0 +1,324 @@
+//! Gathers the bytes of one object before its commit: in memory while it is small and the shared
+//! budget lasts, else in a file of its own. Hashes as it goes. Dropped, it leaves nothing behind.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Digest, SpoolError};
+
+/// Bytes that all staged objects together may hold in memory.
+pub const MEMORY_BUDGET: usize = 16 << 20;
+/// The budget is taken in such steps.
+const BUDGET_STEP: usize = 16 << 10;
+/// Smaller chunks are copied together, so that a one-byte fragment does not pin its read buffer.
+const KEEP_WHOLE: usize = 8 << 10;
+/// A large object is written in pieces of about this size.
+const WRITE_PIECE: usize = 1 << 20;
+/// Write-back of a large object is started after so many bytes, to keep its last sync short.
+const WRITE_BACK: u64 = 32 << 20;
+
+/// Where staging finds its room.
+#[derive(Clone)]
+pub struct Room {
+    pub large_dir: PathBuf,
+    pub inline_limit: u64,
+    pub budget: Arc<Semaphore>,
+}
+
+impl Room {
+    pub fn new(large_dir: PathBuf, inline_limit: u64) -> Room {
+        Room { large_dir, inline_limit, budget: Arc::new(Semaphore::new(MEMORY_BUDGET / BUDGET_STEP)) }
+    }
+}
+
+/// An object being gathered.
+pub struct Stage {
+    room: Room,
+    prefix: Bytes,
+    hasher: Sha256,
+    length: u64,
+    gathered: Gathered,
+    permits: Vec<OwnedSemaphorePermit>,
+    budgeted: usize,
+    large: Option<LargeFile>,
+}
+
+/// What staging hands to the committer.
+pub struct Staged {
+    pub prefix: Bytes,
+    pub digest: Digest,
+    pub length: u64,
+    pub content: Content,
+    /// Held until the bytes are written.
+    pub permits: Vec<OwnedSemaphorePermit>,
+}
+
+pub enum Content {
+    Inline(Vec<Bytes>),
+    Large(LargeFile),
+}
+
+#[derive(Default)]
+struct Gathered {
+    whole: Vec<Bytes>,
+    small: BytesMut,
+    length: usize,
+}
+
+impl Gathered {
+    fn push(&mut self, chunk: Bytes) {
+        self.length += chunk.len();
+        if chunk.len() < KEEP_WHOLE {
+            self.small.extend_from_slice(&chunk);
+            return;
+        }
+        self.seal();
+        self.whole.push(chunk);
+    }
+
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.whole.push(self.small.split().freeze());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.seal();
+        self.length = 0;
+        std::mem::take(&mut self.whole)
+    }
+}
+
+impl Stage {
+    /// `prefix` is the Part 10 header that will stand before the data set.
+    pub fn new(room: Room, prefix: Bytes) -> Stage {
+        Stage {
+            room,
+            prefix,
+            hasher: Sha256::new(),
+            length: 0,
+            gathered: Gathered::default(),
+            permits: Vec::new(),
+            budgeted: 0,
+            large: None,
+        }
+    }
+
+    /// Takes the next bytes of the data set.
+    pub async fn write(&mut self, chunk: Bytes) -> Result<(), SpoolError> {
+        if self.length == 0 {
+            crate::failpoint::pass("stage_first_byte");
+        }
+        self.hasher.update(&chunk);
+        self.length += chunk.len() as u64;
+        self.gathered.push(chunk);
+        if self.large.is_none() && !self.fits_in_memory() {
+            self.begin_large().await?;
+        }
+        if self.large.is_some() && self.gathered.length >= WRITE_PIECE {
+            self.write_out().await?;
+        }
+        Ok(())
+    }
+
+    fn fits_in_memory(&mut self) -> bool {
+        if self.length > self.room.inline_limit {
+            return false;
+        }
+        while self.budgeted < self.gathered.length {
+            let Ok(permit) = self.room.budget.clone().try_acquire_owned() else { return false };
+            self.permits.push(permit);
+            self.budgeted += BUDGET_STEP;
+        }
+        true
+    }
+
+    async fn begin_large(&mut self) -> Result<(), SpoolError> {
+        let mut file = LargeFile::create(&self.room).await?;
+        let prefix = self.prefix.clone();
+        file.write(vec![prefix]).await?;
+        self.large = Some(file);
+        self.write_out().await?;
+        self.permits.clear();
+        Ok(())
+    }
+
+    async fn write_out(&mut self) -> Result<(), SpoolError> {
+        let chunks = self.gathered.take();
+        match &mut self.large {
+            Some(file) => file.write(chunks).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The data set is complete. A large object's file is synced here; its directory, once per
+    /// batch, by the committer.
+    pub async fn finish(mut self) -> Result<Staged, SpoolError> {
+        crate::failpoint::pass("stage_complete");
+        let digest = Digest(std::mem::take(&mut self.hasher).finalize().into());
+        let content = match self.large.take() {
+            None => Content::Inline(self.gathered.take()),
+            Some(mut file) => {
+                file.write(self.gathered.take()).await?;
+                file.sync().await?;
+                crate::failpoint::pass("large_synced");
+                Content::Large(file)
+            }
+        };
+        let permits = std::mem::take(&mut self.permits);
+        Ok(Staged { prefix: self.prefix.clone(), digest, length: self.length, content, permits })
+    }
+}
+
+/// A file under `large/` that no record names yet; removed when dropped before it is kept.
+pub struct LargeFile {
+    pub name: String,
+    path: PathBuf,
+    file: Option<Arc<File>>,
+    written: u64,
+    synced_at: u64,
+    kept: bool,
+}
+
+impl LargeFile {
+    async fn create(room: &Room) -> Result<LargeFile, SpoolError> {
+        let name = ulid::Ulid::new().to_string();
+        let path = room.large_dir.join(&name);
+        let opened = path.clone();
+        let file = blocking(path.clone(), move || {
+            OpenOptions::new().read(true).write(true).create_new(true).open(opened)
+        })
+        .await?;
+        Ok(LargeFile { name, path, file: Some(Arc::new(file)), written: 0, synced_at: 0, kept: false })
+    }
+
+    async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), SpoolError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let (from, write_back) = (self.written, self.written - self.synced_at >= WRITE_BACK);
+        let written = blocking(self.path.clone(), move || {
+            let mut at = from;
+            for chunk in &chunks {
+                file.write_all_at(chunk, at)?;
+                at += chunk.len() as u64;
+            }
+            if write_back {
+                file.sync_data()?;
+            }
+            Ok(at)
+        })
+        .await?;
+        if write_back {
+            self.synced_at = self.written;
+        }
+        self.written = written;
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> Result<(), SpoolError> {
+        let Some(file) = self.file.clone() else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+        match synced {
+            Ok(Ok(())) => Ok(()),
+            // A sync that failed is never tried again: the pages it lost are marked clean.
+            Ok(Err(error)) => Err(SpoolError::Failed(format!("sync of a large object: {error}"))),
+            Err(error) => Err(SpoolError::Failed(format!("sync of a large object: {error}"))),
+        }
+    }
+
+    /// A record names it now.
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for LargeFile {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        let (path, file) = (self.path.clone(), self.file.take());
+        let remove = move || {
+            drop(file);
+            // Recovery moves what this leaves behind into review.
+            let _ = std::fs::remove_file(path);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    path: PathBuf,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, SpoolError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(io::Error::other).flatten();
+    done.map_err(|source| SpoolError::from_io(path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(dir: &tempfile::TempDir, inline_limit: u64) -> Room {
+        Room::new(dir.path().to_owned(), inline_limit)
+    }
+
+    async fn stage(room: Room, chunks: &[usize]) -> Staged {
+        let mut stage = Stage::new(room, Bytes::from_static(b"prefix"));
+        for (index, length) in chunks.iter().enumerate() {
+            stage.write(Bytes::from(vec![index as u8; *length])).await.unwrap();
+        }
+        stage.finish().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_way_it_arrives_does_not_change_what_is_staged() {
+        let dir = tempfile::tempdir().unwrap();
+        let chunks: Vec<usize> = (0..200).map(|index| 1 + index * 97 % 20_000).collect();
+        let inline = stage(room(&dir, 64 << 20), &chunks).await;
+        let large = stage(room(&dir, 10), &chunks).await;
+        assert_eq!(inline.digest, large.digest);
+        assert_eq!(inline.length, large.length);
+        let Content::Inline(parts) = inline.content else { panic!("small enough for the log") };
+        let Content::Large(file) = large.content else { panic!("over the limit") };
+        let in_file = std::fs::read(&file.path).unwrap();
+        assert_eq!(in_file, [b"prefix".as_slice(), &parts.concat()].concat());
+    }
+
+    #[tokio::test]
+    async fn a_spent_budget_sends_objects_to_files_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = room(&dir, 1 << 20);
+        let mut held = Vec::new();
+        for _ in 0..16 {
+            held.push(stage(room.clone(), &[1 << 20]).await);
+        }
+        assert!(held.iter().all(|staged| matches!(staged.content, Content::Inline(_))));
+        assert!(matches!(stage(room.clone(), &[100]).await.content, Content::Large(_)));
+        drop(held);
+        assert!(matches!(stage(room, &[100]).await.content, Content::Inline(_)));
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_object_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stage = Stage::new(room(&dir, 10), Bytes::from_static(b"prefix"));
+        stage.write(Bytes::from_static(b"more than ten bytes")).await.unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        drop(stage);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while std::fs::read_dir(dir.path()).unwrap().count() > 0 {
+            assert!(std::time::Instant::now() < deadline);
+            tokio::task::yield_now().await;
+        }
+    }
+}

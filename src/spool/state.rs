@@ -1,0 +1,210 @@
+//! What became of one entry so far: the value that the projection keeps for it, and how facts
+//! change it. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Delivery, DeliveryState, Digest, EntryId, Outcome, SpoolEntry};
+use crate::clock::Millis;
+use crate::dicom::Uid;
+
+/// Where the newest record of an entry lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub generation: u32,
+    pub offset: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EntryState {
+    pub id: EntryId,
+    pub place: Place,
+    pub sop_instance_uid: Uid,
+    pub data_set_sha256: Digest,
+    pub transfer_syntax_uid: String,
+    /// Bytes held for it, prefix included.
+    pub size: u64,
+    pub received_at: Millis,
+    /// Name of its large file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub large: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub conflict: bool,
+    /// The router has decided.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub routed: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Delivery>,
+}
+
+impl EntryState {
+    pub fn received(entry: &SpoolEntry, place: Place, large: Option<String>) -> EntryState {
+        EntryState {
+            id: entry.id,
+            place,
+            sop_instance_uid: entry.key.sop_instance_uid.clone(),
+            data_set_sha256: entry.data_set_sha256,
+            transfer_syntax_uid: entry.transfer_syntax_uid.clone(),
+            size: u64::from(entry.prefix_length) + entry.data_set_length,
+            received_at: entry.received_at,
+            large,
+            conflict: entry.conflict_with.is_some(),
+            routed: false,
+            deliveries: Vec::new(),
+        }
+    }
+
+    /// Adds deliveries that do not exist yet; deciding again changes nothing.
+    pub fn route(&mut self, destinations: &[String], at: Millis) {
+        self.routed = true;
+        for destination in destinations {
+            if self.deliveries.iter().any(|delivery| delivery.destination == *destination) {
+                continue;
+            }
+            self.deliveries.push(Delivery {
+                entry: self.id,
+                destination: destination.clone(),
+                state: DeliveryState::Queued,
+                attempts: 0,
+                due: at,
+                since: at,
+                reason: None,
+            });
+        }
+    }
+
+    /// What happened to one delivery. A destination that was never routed to is ignored.
+    pub fn outcome(&mut self, destination: &str, outcome: &Outcome, at: Millis) {
+        let Some(delivery) = self.deliveries.iter_mut().find(|delivery| delivery.destination == destination)
+        else {
+            return;
+        };
+        // A late acknowledgement does not undo a proof.
+        if delivery.state == DeliveryState::Verified && *outcome == Outcome::Sent {
+            return;
+        }
+        delivery.since = at;
+        delivery.reason = None;
+        match outcome {
+            Outcome::Sent => delivery.state = DeliveryState::Sent,
+            Outcome::Verified { .. } => delivery.state = DeliveryState::Verified,
+            Outcome::Deferred { due, attempts, reason } => {
+                delivery.state = DeliveryState::Deferred;
+                delivery.due = *due;
+                delivery.attempts = *attempts;
+                delivery.reason = Some(reason.clone());
+            }
+            Outcome::Poisoned { reason } => {
+                delivery.state = DeliveryState::Poisoned;
+                delivery.reason = Some(reason.clone());
+            }
+            Outcome::Requeued => {
+                delivery.state = DeliveryState::Queued;
+                delivery.attempts = 0;
+                delivery.due = at;
+            }
+            Outcome::Cancelled => delivery.state = DeliveryState::Cancelled,
+        }
+    }
+
+    /// When the last delivery came to rest; `None` while one is open, or none was ever made: an
+    /// object routed nowhere stays until a person frees it.
+    pub fn resting_since(&self) -> Option<Millis> {
+        let resting = |delivery: &Delivery| {
+            matches!(delivery.state, DeliveryState::Sent | DeliveryState::Verified | DeliveryState::Cancelled)
+        };
+        if self.conflict || !self.deliveries.iter().all(resting) {
+            return None;
+        }
+        self.deliveries.iter().map(|delivery| delivery.since).max()
+    }
+}
+
+/// What the configuration says about a destination, as far as freeing space depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveryPolicy {
+    pub required: bool,
+    /// `verify = "none"`: its success answer is all the proof there will be.
+    pub success_is_proof: bool,
+}
+
+impl EntryState {
+    /// Whether every delivery is settled and at least one required one is proven.
+    pub fn is_purgeable(&self, policy: impl Fn(&str) -> Option<DeliveryPolicy>) -> bool {
+        if self.resting_since().is_none() {
+            return false;
+        }
+        let mut proven = false;
+        for delivery in &self.deliveries {
+            let known = policy(&delivery.destination);
+            let verified = match delivery.state {
+                DeliveryState::Verified => true,
+                DeliveryState::Sent => known.is_some_and(|known| known.success_is_proof),
+                _ => false,
+            };
+            if delivery.state == DeliveryState::Sent && !verified {
+                return false;
+            }
+            proven |= verified && known.is_some_and(|known| known.required);
+        }
+        proven
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> EntryState {
+        EntryState {
+            id: EntryId(1),
+            place: Place { generation: 1, offset: 4096 },
+            sop_instance_uid: Uid::parse("1.2.3").unwrap(),
+            data_set_sha256: Digest([0; 32]),
+            transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
+            size: 10,
+            received_at: Millis(1),
+            large: None,
+            conflict: false,
+            routed: false,
+            deliveries: Vec::new(),
+        }
+    }
+
+    fn required(success_is_proof: bool) -> impl Fn(&str) -> Option<DeliveryPolicy> {
+        move |_| Some(DeliveryPolicy { required: true, success_is_proof })
+    }
+
+    #[test]
+    fn deciding_again_keeps_what_was_delivered() {
+        let mut state = state();
+        state.route(&["a".into()], Millis(1));
+        state.outcome("a", &Outcome::Sent, Millis(2));
+        state.route(&["a".into(), "b".into()], Millis(3));
+        let states: Vec<_> = state.deliveries.iter().map(|delivery| delivery.state).collect();
+        assert_eq!(states, [DeliveryState::Sent, DeliveryState::Queued]);
+    }
+
+    #[test]
+    fn space_is_freed_only_after_proof() {
+        let mut state = state();
+        assert!(!state.is_purgeable(required(true)), "routed nowhere");
+        state.route(&["a".into()], Millis(1));
+        assert!(!state.is_purgeable(required(true)), "queued");
+        state.outcome("a", &Outcome::Sent, Millis(2));
+        assert!(!state.is_purgeable(required(false)), "sent, not verified");
+        assert!(state.is_purgeable(required(true)), "sent, and nothing more to expect");
+        state.outcome("a", &Outcome::Verified { by: "query".into() }, Millis(3));
+        assert!(state.is_purgeable(required(false)));
+        state.route(&["optional".into()], Millis(4));
+        assert!(!state.is_purgeable(required(false)), "an open delivery holds it, optional or not");
+    }
+
+    #[test]
+    fn a_late_acknowledgement_does_not_undo_a_proof() {
+        let mut state = state();
+        state.route(&["a".into()], Millis(1));
+        state.outcome("a", &Outcome::Verified { by: "commitment".into() }, Millis(2));
+        state.outcome("a", &Outcome::Sent, Millis(3));
+        assert_eq!(state.deliveries[0].state, DeliveryState::Verified);
+    }
+}

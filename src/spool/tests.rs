@@ -1,0 +1,316 @@
+//! The spool as its users see it: what was committed is there, also after a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::dicom::{Attributes, InstanceKey};
+
+struct Bench {
+    dir: TempDir,
+    clock: Arc<ManualClock>,
+    options: SpoolOptions,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SpoolOptions {
+            dir: dir.path().join("spool"),
+            inline_limit: 64 << 10,
+            segment_size: 512 << 10,
+            retention: Duration::from_secs(60),
+            high_watermark: 0.999,
+            critical_watermark: 1.0,
+            sync: true,
+            any_file_system: true,
+        };
+        Bench { dir, clock: Arc::default(), options }
+    }
+
+    fn open(&self) -> Spool {
+        Spool::start(self.options.clone(), self.clock.clone()).unwrap()
+    }
+}
+
+fn entry(uid: &str) -> SpoolEntry {
+    let parse = |text: &str| Uid::parse(text).unwrap();
+    SpoolEntry {
+        id: EntryId(0),
+        key: InstanceKey {
+            study_instance_uid: parse("1.2"),
+            series_instance_uid: parse("1.2.3"),
+            sop_instance_uid: parse(uid),
+        },
+        sop_class_uid: parse("1.2.840.10008.5.1.4.1.1.7"),
+        transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
+        data_set_sha256: Digest([0; 32]),
+        data_set_length: 0,
+        prefix_length: 0,
+        origin: Origin::Stow { account: "test".into(), peer: None },
+        received_at: Millis(0),
+        attributes: Attributes::default(),
+        rule_set: 0,
+        conflict_with: None,
+    }
+}
+
+fn content(seed: u8, length: usize) -> Bytes {
+    (0..length).map(|at| seed.wrapping_add((at % 251) as u8)).collect::<Vec<u8>>().into()
+}
+
+async fn store(spool: &Spool, uid: &str, bytes: Bytes) -> Result<Committed, SpoolError> {
+    let mut stage = spool.stage(Bytes::from_static(b"preamble and file meta"));
+    stage.write(bytes).await?;
+    let staged = stage.finish().await?;
+    spool.commit(entry(uid), staged).await
+}
+
+async fn read(spool: &Spool, id: EntryId) -> Bytes {
+    let reader = spool.open(id).await.unwrap();
+    let prefix = u64::from(reader.entry.prefix_length);
+    let read = reader.read_at(prefix, usize::MAX).await.unwrap();
+    assert!(reader.is_intact().unwrap());
+    read
+}
+
+async fn until<T>(mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "did not come about in time");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_committed_is_there_after_a_restart() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let mut stored = Vec::new();
+    for index in 0..50u8 {
+        // Some in the log, some in files of their own, over several segments.
+        let bytes = content(index, 1000 + usize::from(index) * 2500);
+        let committed = store(&spool, &format!("1.2.3.{index}"), bytes.clone()).await.unwrap();
+        assert_eq!(committed.verdict, Verdict::New);
+        stored.push((committed.id, bytes));
+    }
+    for (id, bytes) in &stored {
+        assert_eq!(read(&spool, *id).await, bytes);
+    }
+    spool.close();
+    drop(spool);
+
+    let spool = bench.open();
+    for (id, bytes) in &stored {
+        assert_eq!(read(&spool, *id).await, bytes);
+    }
+    assert_eq!(spool.counts().objects, 50);
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_queue_is_rebuilt_from_the_log() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let id = store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap().id;
+    let routed = Fact::Routed { entry: id, destinations: vec!["pacs".into()], at: Millis(5) };
+    let sent =
+        Fact::Delivery { entry: id, destination: "pacs".into(), outcome: Outcome::Sent, at: Millis(6) };
+    spool.append(vec![routed, sent], Durability::Synced).await.unwrap();
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+
+    let spool = bench.open();
+    assert!(spool.recovery().rebuilt);
+    assert_eq!(spool.deliveries_of(id).await.unwrap()[0].state, DeliveryState::Sent);
+    assert_eq!(read(&spool, id).await, content(1, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_object_is_held_once_and_another_with_its_uid_is_a_conflict() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let first = store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap();
+    let again = store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap();
+    let other = store(&spool, "1.2.3.1", content(2, 3000)).await.unwrap();
+    assert_eq!((again.id, again.verdict), (first.id, Verdict::Duplicate(first.id)));
+    assert_eq!(other.verdict, Verdict::Conflict(first.id));
+    assert_eq!(read(&spool, first.id).await, content(1, 3000));
+    assert_eq!(read(&spool, other.id).await, content(2, 3000));
+    assert_eq!(spool.entry(other.id).await.unwrap().conflict_with, Some(first.id));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_copies_of_one_object_are_acknowledged_and_held_once() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let copies = (0..32).map(|_| {
+        let spool = spool.clone();
+        tokio::spawn(async move { store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap() })
+    });
+    let mut new = 0;
+    let mut ids = std::collections::HashSet::new();
+    for copy in futures_util::future::join_all(copies).await {
+        let committed = copy.unwrap();
+        new += usize::from(committed.verdict == Verdict::New);
+        ids.insert(committed.id);
+    }
+    assert_eq!((new, ids.len()), (1, 1));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_see_facts_in_order_and_go_on_where_they_stopped() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    for index in 0..20 {
+        store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap();
+    }
+    let mut position = LogPosition::default();
+    let mut seen = Vec::new();
+    while seen.len() < 20 {
+        for followed in spool.follow(position, 7).await.unwrap() {
+            position = followed.after;
+            let Fact::Received(entry) = &*followed.fact else { panic!("only objects were stored") };
+            seen.push(entry.id);
+        }
+    }
+    assert!(seen.is_sorted());
+    assert_eq!(position, spool.durable_position());
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn space_is_freed_after_proof_and_retention_and_segments_are_recycled() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let policy = DeliveryPolicy { required: true, success_is_proof: false };
+    spool.set_policies(HashMap::from([("pacs".to_owned(), policy)]));
+    let kept = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
+    let mut delivered = Vec::new();
+    for index in 0..40u8 {
+        // The last ones are large.
+        let length = if index < 38 { 60_000 } else { 100_000 };
+        delivered.push(store(&spool, &format!("1.2.3.{index}"), content(index, length)).await.unwrap().id);
+    }
+    let verified = Outcome::Verified { by: "query".into() };
+    for id in &delivered {
+        let routed = Fact::Routed { entry: *id, destinations: vec!["pacs".into()], at: Millis(1) };
+        let outcome = verified.clone();
+        let settled = Fact::Delivery { entry: *id, destination: "pacs".into(), outcome, at: Millis(2) };
+        spool.append(vec![routed, settled], Durability::Soon).await.unwrap();
+    }
+    let end = spool.append(vec![], Durability::Synced).await.unwrap();
+    spool.applied(end).await.unwrap();
+    assert_eq!(spool.counts().objects, 41, "nothing is freed before its retention");
+
+    bench.clock.advance(Duration::from_secs(100));
+    until(async || (spool.counts().objects == 1).then_some(())).await;
+    assert!(matches!(spool.open(delivered[0]).await, Err(SpoolError::Freed(_))));
+    assert_eq!(std::fs::read_dir(bench.dir.path().join("spool/large")).unwrap().count(), 0);
+
+    // The survivor is copied forward, so that even its segment can be used again.
+    until(async || {
+        let end = spool.durable_position();
+        spool.report_cursor(Cursor::Index, end);
+        spool.report_cursor(Cursor::Route, end);
+        (spool.status().segments <= 2).then_some(())
+    })
+    .await;
+    assert_eq!(read(&spool, kept).await, content(9, 3000));
+    let anew = store(&spool, "1.2.3.0", content(0, 60_000)).await.unwrap();
+    assert_eq!(anew.verdict, Verdict::New, "freed bytes are received anew");
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    let spool = bench.open();
+    assert_eq!(read(&spool, kept).await, content(9, 3000));
+    assert_eq!(spool.counts().objects, 2);
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let first = store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap().id;
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    // A second record whose payload never reached the disk.
+    let path = bench.dir.path().join("spool/segments/segment-00000000.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let record = record::RecordHeader::decode(&bytes[4096..]).unwrap();
+    let length = record.record_length() as usize;
+    let torn = record::RecordHeader { sequence: 2, acked_through: 1, ..record };
+    let (begin, end) = (4096 + length, 4096 + 2 * length);
+    let copy = bytes[4096..begin].to_vec();
+    bytes[begin..end].copy_from_slice(&copy);
+    bytes[begin..begin + record::HEADER_LENGTH].copy_from_slice(&torn.encode());
+    bytes[end - 100..end - 50].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+
+    let spool = bench.open();
+    assert_eq!(spool.recovery().set_aside, 1);
+    assert!(spool.recovery().lost.is_empty());
+    assert_eq!(read(&spool, first).await, content(1, 3000));
+    let next = store(&spool, "1.2.3.2", content(2, 3000)).await.unwrap();
+    spool.close();
+    drop(spool);
+    let spool = bench.open();
+    assert_eq!(read(&spool, next.id).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_acknowledged_record_is_reported_and_the_rest_is_kept() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let mut ids = Vec::new();
+    for index in 0..3 {
+        ids.push(store(&spool, &format!("1.2.3.{index}"), content(index, 3000)).await.unwrap().id);
+    }
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    let path = bench.dir.path().join("spool/segments/segment-00000000.log");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4096 + 10] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+
+    let spool = bench.open();
+    assert_eq!(spool.recovery().lost, vec![ids[0]]);
+    assert_eq!(read(&spool, ids[1]).await, content(1, 3000));
+    assert_eq!(read(&spool, ids[2]).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_no_record_names_goes_to_review() {
+    let bench = Bench::new();
+    bench.open().close();
+    std::fs::write(bench.dir.path().join("spool/large/orphan"), b"bytes").unwrap();
+    let spool = bench.open();
+    assert_eq!(spool.recovery().unnamed, 1);
+    assert!(bench.dir.path().join("spool/review/orphan").exists());
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_is_kept_out() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let second = Spool::start(bench.options.clone(), bench.clock.clone());
+    assert!(matches!(second, Err(SpoolError::Locked(_))));
+    spool.close();
+}
