@@ -12,6 +12,7 @@ use sqlx::{Any, AnyPool, ConnectOptions, Transaction};
 use thiserror::Error;
 
 pub mod dialect;
+pub mod keys;
 mod migrations;
 pub mod routing;
 pub mod sql;

@@ -1,0 +1,248 @@
+//! Every address of this door, in one list, each with the scope it asks for. What stands around
+//! a handler is here too, once: authentication, method, panics, problem bodies, log, metrics.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use poem::{Addr, Endpoint, Request, Response, Route};
+
+use super::error::ApiError;
+use super::principal::authenticate;
+use super::state::HttpState;
+use super::{dicomweb, health};
+use crate::auth::{Principal, Scope};
+use crate::dicom::Uid;
+use crate::telemetry::metrics;
+
+/// Header fields of one request, names and values together, and the length of its target.
+const HEADER_LIMIT: usize = 16 * 1024;
+
+/// A request on its way to a handler.
+pub struct Call {
+    pub request: Request,
+    pub state: Arc<HttpState>,
+    /// Nobody on open addresses.
+    pub principal: Option<Principal>,
+}
+
+impl Call {
+    /// The UID that the path names; anything that is not a UID is the client's fault.
+    pub fn uid(&self, name: &str) -> Result<Uid, ApiError> {
+        self.request
+            .raw_path_param(name)
+            .and_then(|text| Uid::parse(text).ok().filter(|uid| uid.as_str() == text))
+            .ok_or_else(|| ApiError::bad_request("INVALID_UID", "The path names an invalid UID."))
+    }
+
+    pub fn peer(&self) -> Option<IpAddr> {
+        match &self.request.remote_addr().0 {
+            Addr::SocketAddr(address) => Some(address.ip()),
+            _ => None,
+        }
+    }
+}
+
+type Handler = fn(Call) -> BoxFuture<'static, Result<Response, ApiError>>;
+
+#[derive(Clone)]
+struct Entry {
+    method: Method,
+    path: &'static str,
+    /// `None`: open to everyone.
+    scope: Option<Scope>,
+    handler: Handler,
+}
+
+fn open(path: &'static str, handler: Handler) -> Entry {
+    Entry { method: Method::GET, path, scope: None, handler }
+}
+
+fn get(path: &'static str, scope: Scope, handler: Handler) -> Entry {
+    Entry { method: Method::GET, path, scope: Some(scope), handler }
+}
+
+fn post(path: &'static str, scope: Scope, handler: Handler) -> Entry {
+    Entry { method: Method::POST, path, scope: Some(scope), handler }
+}
+
+/// A GET entry answers HEAD too; OPTIONS and 405 follow from the list.
+fn entries() -> Vec<Entry> {
+    use Scope::DicomwebWrite as Write;
+    vec![
+        open("/health/live", |call| Box::pin(health::live(call))),
+        open("/health/ready", |call| Box::pin(health::ready(call))),
+        // PS3.18 §10.5: Store.
+        post("/dicom-web/studies", Write, |call| Box::pin(dicomweb::stow::store(call))),
+        post("/dicom-web/studies/:study", Write, |call| Box::pin(dicomweb::stow::store_study(call))),
+    ]
+}
+
+/// The whole door as one endpoint.
+pub fn router(state: Arc<HttpState>) -> Route {
+    let mut resources: BTreeMap<&'static str, Vec<Entry>> = BTreeMap::new();
+    for entry in entries() {
+        resources.entry(entry.path).or_default().push(entry);
+    }
+    let mut route = Route::new();
+    for (path, entries) in resources {
+        route = route.at(path, Resource { path, entries, state: state.clone() });
+    }
+    route.at("/*rest", Resource { path: "unknown", entries: Vec::new(), state })
+}
+
+/// One address with its methods; without entries, every address that is not listed.
+struct Resource {
+    path: &'static str,
+    entries: Vec<Entry>,
+    state: Arc<HttpState>,
+}
+
+impl Endpoint for Resource {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let began = Instant::now();
+        let trace_id = trace_id();
+        let method = request.method().clone();
+        let mut caller = None;
+        let answer = AssertUnwindSafe(self.answer(request, &mut caller)).catch_unwind().await;
+        let response = match answer {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => error.into_response(&trace_id),
+            // The panic's own text went to the panic hook.
+            Err(_) => {
+                tracing::error!(%trace_id, route = self.path, %method, "a handler panicked");
+                ApiError::internal().into_response(&trace_id)
+            }
+        };
+        let status = response.status().as_u16();
+        let elapsed = began.elapsed();
+        metrics::http_request(self.path, method_label(&method), status, elapsed.as_secs_f64());
+        tracing::info!(
+            %trace_id, route = self.path, method = method_label(&method), status,
+            account = caller.as_deref().unwrap_or("-"), ms = elapsed.as_millis() as u64, "http request"
+        );
+        Ok(hardened(response))
+    }
+}
+
+impl Resource {
+    async fn answer(&self, request: Request, caller: &mut Option<String>) -> Result<Response, ApiError> {
+        check_headers(&request)?;
+        let open = self.entries.iter().any(|entry| entry.scope.is_none());
+        let principal =
+            if open { None } else { Some(authenticate(&self.state.keys, request.headers()).await?) };
+        *caller = principal.as_ref().map(|principal| principal.id.clone());
+        if self.entries.is_empty() {
+            return Err(ApiError::not_found());
+        }
+        if request.method() == Method::OPTIONS {
+            return Ok(Response::builder()
+                .status(StatusCode::NO_CONTENT)
+                .header(header::ALLOW, self.allow())
+                .finish());
+        }
+        let entry = self.entry(request.method()).ok_or_else(|| self.method_not_allowed())?;
+        check_scope(entry, principal.as_ref())?;
+        (entry.handler)(Call { request, state: self.state.clone(), principal }).await
+    }
+
+    fn entry(&self, method: &Method) -> Option<&Entry> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.entries.iter().find(|entry| entry.method == method)
+    }
+
+    fn allow(&self) -> String {
+        let mut methods = vec!["OPTIONS"];
+        for entry in &self.entries {
+            methods.push(method_label(&entry.method));
+            if entry.method == Method::GET {
+                methods.push("HEAD");
+            }
+        }
+        methods.sort_unstable();
+        methods.join(", ")
+    }
+
+    fn method_not_allowed(&self) -> ApiError {
+        let error = ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "METHOD_NOT_ALLOWED",
+            "This address does not know that method; Allow lists those it knows.",
+        );
+        match HeaderValue::from_str(&self.allow()) {
+            Ok(allow) => error.with(header::ALLOW, allow),
+            Err(_) => error,
+        }
+    }
+}
+
+fn check_scope(entry: &Entry, principal: Option<&Principal>) -> Result<(), ApiError> {
+    let Some(scope) = entry.scope else { return Ok(()) };
+    if principal.is_some_and(|principal| principal.may(scope)) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::FORBIDDEN,
+        "SCOPE_MISSING",
+        format!("The key lacks the scope {scope} that this address asks for."),
+    ))
+}
+
+/// What every address refuses: oversized headers, and content codings, which would let few bytes
+/// become many.
+fn check_headers(request: &Request) -> Result<(), ApiError> {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > HEADER_LIMIT {
+        return Err(ApiError::new(StatusCode::URI_TOO_LONG, "URI_TOO_LONG", "The URL is too long."));
+    }
+    if header_bytes(request.headers()) > HEADER_LIMIT {
+        return Err(ApiError::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "HEADERS_TOO_LARGE",
+            format!("The header fields are longer than {HEADER_LIMIT} bytes."),
+        ));
+    }
+    let identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !request.headers().get_all(header::CONTENT_ENCODING).iter().all(identity) {
+        return Err(ApiError::unsupported_media_type("Content-Encoding is not supported."));
+    }
+    Ok(())
+}
+
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// Answers are for their asker alone, and are what they say they are.
+fn hardened(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
+    response
+}
+
+/// Methods are the client's text; a label is one of few.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// 128 random bits, as W3C Trace Context writes them.
+pub fn trace_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}

@@ -1,0 +1,277 @@
+//! The accept loop and the life of a connection. Ours, because poem's own has no bound on
+//! connections, no pause when descriptors run out, and no timeout while headers arrive.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use poem::http::uri::Scheme;
+use poem::web::{LocalAddr, RemoteAddr};
+use poem::{Addr, Endpoint, Route};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::error::ApiError;
+use super::router::{router, trace_id};
+use super::socket::{Socket, Watched};
+use super::state::HttpState;
+use crate::lifecycle::Shutdown;
+
+/// hyper's buffer for one connection. It bounds the head of a request too: longer ones get 431
+/// from hyper, those over the router's own limit get it from there.
+const BUFFER: usize = 64 * 1024;
+const HEADER_LIST: u32 = 16 * 1024;
+const HTTP2_STREAMS: u32 = 128;
+/// Resets that a client may have us digest before the connection ends (rapid reset).
+const HTTP2_PENDING_RESETS: usize = 20;
+const HTTP2_PING: Duration = Duration::from_secs(20);
+/// A connection without a request for so long makes room for another.
+const IDLE: Duration = Duration::from_secs(60);
+/// Pause when accept fails for want of descriptors or memory; to try at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until told to stop: then no new connections, and each open one ends after the requests
+/// it is at. Returns when no connection is left.
+pub async fn serve(listener: TcpListener, state: Arc<HttpState>, shutdown: Shutdown) {
+    let Shutdown { soft: drain, hard: abort } = shutdown;
+    let slots = Arc::new(Semaphore::new(state.limits.http_connections.max(1)));
+    let connections = TaskTracker::new();
+    let door = Arc::new(Door { routes: router(state.clone()), state, drain: drain.clone() });
+    loop {
+        // A slot first: what we can't serve waits in the listener's backlog.
+        let slot = tokio::select! {
+            () = drain.cancelled() => break,
+            slot = slots.clone().acquire_owned() => slot,
+        };
+        let Ok(slot) = slot else { break };
+        let accepted = tokio::select! {
+            () = drain.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (door, abort) = (door.clone(), abort.clone());
+                connections.spawn(async move {
+                    abort.run_until_cancelled(door.converse(stream)).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => pause_after(error).await,
+        }
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// A peer that hung up before we accepted concerns nobody; a lack of descriptors will pass.
+async fn pause_after(error: io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
+        return;
+    }
+    tracing::error!(%error, "can't accept HTTP connections");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+struct Door {
+    routes: Route,
+    state: Arc<HttpState>,
+    drain: CancellationToken,
+}
+
+impl Door {
+    /// One connection, from its first byte to its end.
+    async fn converse(self: Arc<Self>, stream: TcpStream) {
+        let socket = Socket::new(stream);
+        let activity = Arc::new(Activity::new());
+        let ending = self.run(&socket, activity.clone()).await;
+        if matches!(ending, Ending::HeadersLate) {
+            socket.last_words(
+                b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+            );
+        }
+        socket.close().await;
+    }
+
+    async fn run(self: &Arc<Self>, socket: &Socket, activity: Arc<Activity>) -> Ending {
+        let (Ok(peer), Ok(local)) = (socket.peer(), socket.local()) else { return Ending::Closed };
+        let service = service_fn({
+            let (door, activity) = (self.clone(), activity.clone());
+            move |request: hyper::Request<Incoming>| {
+                let (door, busy) = (door.clone(), activity.begin());
+                async move {
+                    let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(peer)));
+                    let response = door.answer(request, addresses).await;
+                    Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
+                }
+            }
+        });
+        let io = TokioIo::new(Watched::new(socket.clone(), self.state.limits.http_stall));
+        let builder = self.builder();
+        let mut connection = std::pin::pin!(builder.serve_connection(io, service));
+        let mut draining = false;
+        loop {
+            let alarm = activity.alarm(self.state.limits.http_headers);
+            tokio::select! {
+                ended = connection.as_mut() => return Ending::of(ended),
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = tokio::time::sleep_until(alarm) => match activity.overdue(self.state.limits.http_headers) {
+                    Some(ending) => return ending,
+                    None => continue,
+                },
+            }
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        (local, remote): (LocalAddr, RemoteAddr),
+    ) -> hyper::Response<PoemBody> {
+        let request: poem::Request = (request, local, remote, Scheme::HTTP).into();
+        let response = match self.routes.call(request).await {
+            Ok(response) => response,
+            // Paths that the router can't even decode.
+            Err(_) => ApiError::bad_request("BAD_PATH", "The path can't be read.").into_response(&trace_id()),
+        };
+        response.into()
+    }
+
+    fn builder(&self) -> auto::Builder<TokioExecutor> {
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.state.limits.http_headers)
+            .max_buf_size(BUFFER);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
+            .max_header_list_size(HEADER_LIST)
+            .keep_alive_interval(HTTP2_PING)
+            .max_send_buf_size(BUFFER);
+        builder
+    }
+}
+
+enum Ending {
+    Closed,
+    /// No whole request head came in time.
+    HeadersLate,
+}
+
+impl Ending {
+    fn of(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) -> Ending {
+        let late = ended
+            .err()
+            .and_then(|error| error.downcast::<hyper::Error>().ok())
+            .is_some_and(|error| error.is_timeout());
+        if late { Ending::HeadersLate } else { Ending::Closed }
+    }
+}
+
+/// Whether a connection is of use: what hyper's own timeouts leave open is the time before it
+/// knows the version, and an HTTP/2 connection without streams.
+struct Activity {
+    born: Instant,
+    requests: AtomicU64,
+    in_flight: AtomicUsize,
+    /// Milliseconds after `born` at which the last request ended.
+    last_end: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            born: Instant::now(),
+            requests: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            last_end: AtomicU64::new(0),
+        }
+    }
+
+    fn begin(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+
+    /// When to look at the connection next.
+    fn alarm(&self, headers: Duration) -> Instant {
+        if self.requests.load(Ordering::Relaxed) == 0 {
+            return self.born + headers;
+        }
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return Instant::now() + IDLE;
+        }
+        self.idle_since() + IDLE
+    }
+
+    fn overdue(&self, headers: Duration) -> Option<Ending> {
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        if self.requests.load(Ordering::Relaxed) == 0 {
+            return (self.born.elapsed() >= headers).then_some(Ending::HeadersLate);
+        }
+        (self.idle_since().elapsed() >= IDLE).then_some(Ending::Closed)
+    }
+
+    fn idle_since(&self) -> Instant {
+        self.born + Duration::from_millis(self.last_end.load(Ordering::Relaxed))
+    }
+}
+
+/// A request from its head to the end of its response's body.
+struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let end = self.0.born.elapsed().as_millis().min(u128::from(u64::MAX)) as u64;
+        self.0.last_end.store(end, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type PoemBody = http_body_util::combinators::BoxBody<bytes::Bytes, io::Error>;
+
+/// A response body that keeps its connection busy until it is sent or dropped.
+struct Counted {
+    body: PoemBody,
+    _busy: Busy,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
