@@ -3,6 +3,8 @@
 //! fails on items that §9.3.1 says to ignore, trims control characters off AE titles, and keeps
 //! neither the bytes that must be echoed nor a response to a user identity.
 
+mod requestor;
+
 /// An A-ASSOCIATE-RQ. Names are text as sent, without padding; whether they are valid and known
 /// is for negotiation to judge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -128,6 +130,14 @@ fn name(bytes: &[u8]) -> String {
 /// Only spaces are insignificant in an AE title (PS3.8 §9.3.2); anything else stays to be judged.
 fn ae_title(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_matches(' ').to_owned()
+}
+
+/// 16 characters, padded with spaces.
+fn ae_title_field(title: &str) -> [u8; 16] {
+    let mut field = [b' '; 16];
+    let length = title.len().min(16);
+    field[..length].copy_from_slice(&title.as_bytes()[..length]);
+    field
 }
 
 impl AssociateRequest {

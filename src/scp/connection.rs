@@ -174,7 +174,9 @@ impl Connection {
     async fn finish(&self, mut association: Association, end: Option<Result<End, PduError>>) {
         let (result, why, advice) = match &end {
             Some(Ok(End::Released)) => ("released", String::new(), ""),
-            Some(Ok(End::Aborted)) => ("aborted", "the peer aborted".to_owned(), "see the peer's log"),
+            Some(Ok(End::Aborted) | Err(PduError::Aborted)) => {
+                ("aborted", "the peer aborted".to_owned(), "see the peer's log")
+            }
             Some(Err(error)) => ("failed", error.to_string(), advice(error)),
             None => ("aborted", "this node is stopping".to_owned(), "the peer may try again"),
         };
@@ -203,7 +205,7 @@ impl Connection {
                     self.wait_for_close(pdus).await;
                 }
             }
-            Some(Ok(End::Aborted)) | Some(Err(PduError::Closed | PduError::Io(_))) => {}
+            Some(Ok(End::Aborted)) | Some(Err(PduError::Closed | PduError::Aborted | PduError::Io(_))) => {}
             Some(Err(PduError::Protocol { abort, .. })) => pdus.abort(abort).await,
             // Our own timers and stop are the service user's, not the protocol machine's.
             Some(Err(PduError::TimedOut)) | None => {
@@ -235,7 +237,7 @@ async fn receive_request(pdus: &mut PduStream) -> Result<AssociateRequest, PduEr
 
 fn advice(error: &PduError) -> &'static str {
     match error {
-        PduError::Closed | PduError::Io(_) => "look at the network and at the peer's log",
+        PduError::Closed | PduError::Aborted | PduError::Io(_) => "look at the network and at the peer's log",
         PduError::TimedOut => "the peer went silent: look at it, or raise limits.dimse_idle",
         PduError::Protocol { .. } => "the peer breaks the protocol, or is no DICOM peer",
     }
