@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::dicom::{Attribute, Attributes, Level};
 
+pub mod comparable;
 pub mod matching;
 
 pub use matching::Matching;
@@ -54,8 +55,10 @@ pub enum QueryError {
 
 impl Key {
     /// The matching type that PS3.4 §C.2.2.2 gives to this value for this attribute's VR.
-    pub fn parse(_attribute: &'static Attribute, _value: &str) -> Result<Key, QueryError> {
-        todo!()
+    pub fn parse(attribute: &'static Attribute, value: &str) -> Result<Key, QueryError> {
+        let bad_value = |what| QueryError::BadValue { keyword: attribute.keyword, what };
+        let matching = Matching::parse(attribute.vr, value).map_err(bad_value)?;
+        Ok(Key { attribute, matching })
     }
 }
 
