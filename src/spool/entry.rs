@@ -143,6 +143,9 @@ pub enum Fact {
 pub enum Outcome {
     /// The peer answered success or a warning.
     Sent,
+    /// As `Sent`, but an answer by UID proves nothing here: the peer says, or may, hold another
+    /// object with this UID. Only a comparison makes it Verified.
+    SentUnproven { reason: String },
     /// The peer has proven that it holds the object; `by` is `commitment`, `query` or `comparison`.
     Verified { by: String },
     /// Permanent for this object so far; tried again at `due`.

@@ -79,13 +79,18 @@ impl EntryState {
             return;
         };
         // A late acknowledgement does not undo a proof.
-        if delivery.state == DeliveryState::Verified && *outcome == Outcome::Sent {
+        let is_sent = matches!(outcome, Outcome::Sent | Outcome::SentUnproven { .. });
+        if delivery.state == DeliveryState::Verified && is_sent {
             return;
         }
         delivery.since = at;
         delivery.reason = None;
         match outcome {
             Outcome::Sent => delivery.state = DeliveryState::Sent,
+            Outcome::SentUnproven { reason } => {
+                delivery.state = DeliveryState::Sent;
+                delivery.reason = Some(reason.clone());
+            }
             Outcome::Verified { .. } => delivery.state = DeliveryState::Verified,
             Outcome::Deferred { due, attempts, reason } => {
                 delivery.state = DeliveryState::Deferred;
