@@ -1,8 +1,8 @@
 -- The index: what the log says was received, as rows to search. Everything here can
 -- be rebuilt from the log while the objects are held.
 --
--- `id` is the number of the entry that first made the row: unique, never reused, and in order of
--- arrival. An attribute's column is NULL when no object had it, '' when it had no value.
+-- `id` counts a table's rows in order of arrival; the indexer, the only writer, gives it out. An
+-- attribute's column is NULL when no object had it, '' when it had no value.
 -- `_folded` is a person's name as it is compared (upper case, no accents), `_normal` a date or
 -- time in full, so that its text sorts as it does.
 
@@ -131,8 +131,6 @@ CREATE TABLE instances (
     -- When the bytes were freed after delivery, and the destinations that hold the object then.
     freed_at BIGINT,
     freed_to TEXT,
-    -- How many other objects with this UID are held as conflicts.
-    conflicts BIGINT NOT NULL,
     sop_class_uid TEXT,
     sop_instance_uid TEXT,
     instance_creation_date TEXT,

@@ -1,0 +1,153 @@
+//! Follows the log and keeps the rows up to date: many facts in one transaction, together with
+//! the position after them. While the database is down it tries again and again from the same
+//! place; the log keeps what it has not dealt with.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::cache::QueryCache;
+use super::{Progress, catalogue, rebuild};
+use crate::clock::{Clock, SystemClock};
+use crate::spool::{Cursor, Followed, LogPosition, Spool, SpoolError};
+use crate::store::{Store, StoreError};
+
+/// Facts in one transaction: one sync of the database for all of them.
+const BATCH: usize = 512;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) struct Indexer {
+    store: Store,
+    spool: Spool,
+    progress: Arc<Progress>,
+    cache: QueryCache,
+}
+
+/// What became of a batch.
+enum Applied {
+    At(LogPosition),
+    /// The stored position is another than the one that the batch follows: somebody began a
+    /// rebuild, or another process moved it.
+    Elsewhere(LogPosition),
+}
+
+impl Indexer {
+    pub fn new(store: Store, spool: Spool, progress: Arc<Progress>, cache: QueryCache) -> Indexer {
+        Indexer { store, spool, progress, cache }
+    }
+
+    /// Until `stop`, or until the log is closed.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow() => {}
+        }
+    }
+
+    async fn follow(&self) {
+        let mut position = self.persist("open", || self.begin()).await;
+        self.publish(position);
+        loop {
+            let facts = match self.next(position).await {
+                Ok(facts) => facts,
+                Err(error) => {
+                    tracing::error!(%error, "the index can't follow the log any more");
+                    return;
+                }
+            };
+            let now = SystemClock.now();
+            self.progress.behind_since.store(now.0, Ordering::Relaxed);
+            match self.persist("write", || self.apply(position, &facts)).await {
+                Applied::At(after) => position = after,
+                Applied::Elsewhere(stored) => {
+                    tracing::info!("the index is rebuilt from the log");
+                    position = stored;
+                }
+            }
+            self.progress.behind_since.store(0, Ordering::Relaxed);
+            // First the answers of before, then the word that there are newer ones.
+            self.cache.empty();
+            self.publish(position);
+        }
+    }
+
+    /// The next facts. A rebuild moves the stored position while nothing new comes in, so the
+    /// wait is cut now and then to look for it.
+    async fn next(&self, position: LogPosition) -> Result<Vec<Followed>, SpoolError> {
+        const LOOK: Duration = Duration::from_secs(1);
+        loop {
+            match tokio::time::timeout(LOOK, self.spool.follow(position, BATCH)).await {
+                Ok(facts) => return facts,
+                Err(_) => {
+                    if self.stored_position().await.is_ok_and(|stored| stored != position) {
+                        return Ok(Vec::new());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the index stands; nowhere, when the log is shorter than what the index has seen: it
+    /// is another log then, and its entries must not be taken for those of the old one.
+    async fn begin(&self) -> Result<LogPosition, StoreError> {
+        let mut tx = self.store.begin_write().await?;
+        let mut position = catalogue::position(&mut *tx).await?;
+        if position > self.spool.durable_position() {
+            tracing::warn!("the log is not the one that was indexed; the index starts over with it");
+            rebuild::forget_log(&mut tx).await?;
+            position = LogPosition::default();
+        }
+        tx.commit().await?;
+        Ok(position)
+    }
+
+    async fn stored_position(&self) -> Result<LogPosition, StoreError> {
+        catalogue::position(self.store.reader()).await
+    }
+
+    async fn apply(&self, follows: LogPosition, facts: &[Followed]) -> Result<Applied, StoreError> {
+        let mut tx = self.store.begin_write().await?;
+        let stored = catalogue::position(&mut *tx).await?;
+        if stored != follows {
+            return Ok(Applied::Elsewhere(stored));
+        }
+        catalogue::apply(&mut tx, facts).await?;
+        tx.commit().await?;
+        Ok(Applied::At(facts.last().map_or(follows, |last| last.after)))
+    }
+
+    fn publish(&self, position: LogPosition) {
+        self.spool.report_cursor(Cursor::Index, position);
+        self.progress.position.send_replace(position);
+    }
+
+    /// Repeats `work` until the database takes it. One line tells that it does not, one that it
+    /// does again.
+    async fn persist<T, F>(&self, what: &'static str, work: impl Fn() -> F) -> T
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        let mut told = false;
+        loop {
+            match work().await {
+                Ok(done) => {
+                    if told {
+                        tracing::info!("the database answers again; the index catches up");
+                    }
+                    return done;
+                }
+                Err(error) if !told => {
+                    tracing::error!(%error, what, "the index can't reach its database; it keeps its place and tries on");
+                    told = true;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
