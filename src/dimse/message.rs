@@ -227,10 +227,16 @@ impl MessageStream {
                 return Ok(Step::Value(value));
             }
             let deadline = *self.waiting_since.get_or_insert_with(Instant::now) + self.limits.idle;
-            if Instant::now() >= deadline {
+            let received = if Instant::now() < deadline {
+                timeout_at(deadline, self.pdus.receive()).await.ok()
+            } else {
+                None
+            };
+            let Some(incoming) = received else {
+                self.waiting_since = None;
                 return Err(PduError::TimedOut);
-            }
-            match timeout_at(deadline, self.pdus.receive()).await.map_err(|_| PduError::TimedOut)?? {
+            };
+            match incoming? {
                 Incoming::Data(values) => self.pending = values,
                 Incoming::Other(Pdu::ReleaseRQ) => return Ok(Step::ReleaseRequested),
                 Incoming::Other(Pdu::AbortRQ { .. }) => return Ok(Step::Aborted),

@@ -95,8 +95,13 @@ pub enum Incoming {
     Data(DataValues),
     AssociateRequest(AssociateRequest),
     AssociateAccept(AssociateAccept),
-    /// A-ASSOCIATE-RJ, A-RELEASE-RQ, A-RELEASE-RP or A-ABORT; `Unknown` only for a rejection with
-    /// reserved values.
+    /// Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 §9.3.4), reserved values included.
+    AssociateReject {
+        result: u8,
+        source: u8,
+        reason: u8,
+    },
+    /// A-RELEASE-RQ, A-RELEASE-RP or A-ABORT.
     Other(Pdu),
 }
 
@@ -211,13 +216,17 @@ impl Phase {
             pdu_type::ASSOCIATE_AC => {
                 AssociateAccept::decode(&body).map(Incoming::AssociateAccept).map_err(invalid)
             }
-            other_type => match read_pdu(&mut pdu, MAX_ASSOCIATION_PDU, true) {
+            pdu_type::ASSOCIATE_RJ => {
+                let [_, result, source, reason] = *body else {
+                    return Err(invalid("a rejection that is cut short"));
+                };
+                Ok(Incoming::AssociateReject { result, source, reason })
+            }
+            // An abort is one for whatever reason; reserved reasons make the library fail.
+            pdu_type::ABORT => Ok(Incoming::Other(Pdu::AbortRQ { source: AbortRQSource::Reserved })),
+            _ => match read_pdu(&mut pdu, MAX_ASSOCIATION_PDU, true) {
                 Ok(Some(other)) => Ok(Incoming::Other(other)),
-                // Reserved reasons make the library fail; an abort is one for whatever reason.
-                _ if other_type == pdu_type::ABORT => {
-                    Ok(Incoming::Other(Pdu::AbortRQ { source: AbortRQSource::Reserved }))
-                }
-                _ => Ok(Incoming::Other(Pdu::Unknown { pdu_type: other_type, data: body.to_vec() })),
+                _ => Err(invalid("a PDU that can't be read")),
             },
         }
     }

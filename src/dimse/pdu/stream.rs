@@ -36,6 +36,8 @@ pub struct PduStream {
     buffer: BytesMut,
     /// Size of the last P-DATA-TF with its header: the next one will be like it.
     last_data_pdu: usize,
+    /// A write began and did not end: what follows would be taken for the rest of its PDU.
+    broken: bool,
     write_limit: Duration,
     close_limit: Duration,
 }
@@ -62,6 +64,7 @@ impl PduStream {
             max_pdu_length,
             buffer: BytesMut::new(),
             last_data_pdu: 0,
+            broken: false,
             write_limit: DEFAULT_LIMIT,
             close_limit: DEFAULT_LIMIT,
         })
@@ -209,6 +212,10 @@ impl PduStream {
 
     /// Writes the parts as if they were one, so that no PDU leaves as two small segments.
     async fn write(&mut self, parts: &[&[u8]]) -> Result<(), PduError> {
+        if self.broken {
+            return Err(PduError::Io(std::io::ErrorKind::BrokenPipe.into()));
+        }
+        self.broken = true;
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let io = &mut self.io;
         let written = async {
@@ -225,10 +232,13 @@ impl PduStream {
             }
             Ok(())
         };
-        timeout(self.write_limit, written).await.map_err(|_| PduError::TimedOut)?.map_err(PduError::Io)
+        timeout(self.write_limit, written).await.map_err(|_| PduError::TimedOut)??;
+        self.broken = false;
+        Ok(())
     }
 
     /// A-ABORT, then waits for the peer to close, at most for the close limit (AA-1, AA-8, Sta13).
+    /// After a write that failed or was cancelled nothing is sent: it would end up in a data set.
     pub async fn abort(&mut self, reason: AbortReason) {
         let sent = self.send_body(pdu_type::ABORT, &[0, 0, reason.source, reason.reason]).await;
         // Our half closes at once: peers that wait for it leave sooner, and nothing gets lost.
