@@ -157,8 +157,24 @@ pub fn by_keyword(keyword: &str) -> Option<&'static Attribute> {
 
 /// Values of indexed attributes, decoded to UTF-8, padding trimmed; several values joined by `\`,
 /// name groups by `=`. An attribute present without a value is the empty string.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Attributes(BTreeMap<u32, String>);
+
+/// As a map from `ggggeeee` to the value.
+impl Serialize for Attributes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (format!("{key:08X}"), value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Attributes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = BTreeMap::<String, String>::deserialize(deserializer)?;
+        let parsed = written.into_iter().map(|(key, value)| Ok((u32::from_str_radix(&key, 16)?, value)));
+        let parsed: Result<_, std::num::ParseIntError> = parsed.collect();
+        parsed.map(Attributes).map_err(serde::de::Error::custom)
+    }
+}
 
 impl Attributes {
     pub fn get(&self, tag: Tag) -> Option<&str> {

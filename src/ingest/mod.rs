@@ -1,19 +1,29 @@
 //! The single way in: [`Ingest::accept`] turns an [`Offer`] of either door into a [`Receipt`] or
-//! a [`Refusal`]. `admission` asks whether the source may send and there is room, `validation`
-//! whether it is a storable SOP instance that is what the offer claims; the spool makes it durable.
+//! a [`Refusal`]. `admission` asks whether there is room and the SOP class is storable, `arrival`
+//! reads the bytes once (scanning, hashing and staging as they come), `validation` whether the
+//! object is what the offer claims; the spool makes it durable.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::Stream;
 
+mod admission;
+mod arrival;
 pub mod outcome;
+mod validation;
 
 pub use outcome::{Receipt, ReceiptOutcome, Refusal};
 
-use crate::dicom::{TransferSyntax, Uid};
-use crate::spool::Origin;
+use crate::clock::Clock;
+use crate::dicom::{ScanLimits, TransferSyntax, Uid};
+use crate::spool::{
+    DeliveryState, Digest, Durability, EntryId, Fact, Origin, Outcome, Spool, SpoolEntry, Verdict,
+};
+use crate::telemetry::metrics;
+use arrival::Arrival;
 
 /// Bytes as a door hands them on, in order, in chunks of any size. An error means that the peer
 /// broke off: nothing is kept.
@@ -24,7 +34,7 @@ pub struct Offer<'a> {
     pub origin: Origin,
     pub form: Form,
     pub bytes: Chunks<'a>,
-    /// Total bytes to come, when the door knows; a hint that reserves, never a promise.
+    /// Total bytes to come, when the door knows: refused at once when over the limit.
     pub expected_length: Option<u64>,
 }
 
@@ -41,21 +51,106 @@ pub enum Form {
     Part10 { study_instance_uid: Option<Uid> },
 }
 
+#[derive(Debug, Clone)]
+pub struct IngestOptions {
+    pub scan: ScanLimits,
+    /// Longest object, in bytes of its data set.
+    pub object_limit: u64,
+    /// Whether storage SOP classes that no dictionary lists are taken.
+    pub unknown_sop_classes: bool,
+}
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Ingest {
-    _inner: Arc<()>,
+    spool: Spool,
+    clock: Arc<dyn Clock>,
+    options: Arc<IngestOptions>,
+    rule_set: Arc<AtomicU64>,
 }
 
 impl Ingest {
-    /// Takes one object. The receipt exists only after its bytes are durable.
-    pub async fn accept(&self, _offer: Offer<'_>) -> Result<Receipt, Refusal> {
-        todo!()
+    pub fn new(spool: Spool, clock: Arc<dyn Clock>, options: IngestOptions) -> Ingest {
+        Ingest { spool, clock, options: Arc::new(options), rule_set: Arc::default() }
     }
 
-    /// Whether the node takes objects now: `Err` names why not, for readiness and for refusing a
-    /// bulk sender's association early (RJ 2/3/1).
-    pub fn ready(&self) -> Result<(), Refusal> {
-        todo!()
+    /// The version of the routing rules that entries are stamped with from now on.
+    pub fn set_rule_set(&self, version: u64) {
+        self.rule_set.store(version, Ordering::Release);
+    }
+
+    /// Takes one object. The receipt exists only after its bytes are durable.
+    pub async fn accept(&self, offer: Offer<'_>) -> Result<Receipt, Refusal> {
+        crate::failpoint::pass("offer_begun");
+        let door = offer.origin.door();
+        let taken = self.take(offer).await;
+        match &taken {
+            Ok(receipt) => metrics::received(door, receipt.outcome.name(), receipt.size),
+            Err(refusal) => metrics::received(door, refusal.code(), 0),
+        }
+        taken
+    }
+
+    async fn take(&self, offer: Offer<'_>) -> Result<Receipt, Refusal> {
+        self.ready()?;
+        let limit = self.options.object_limit;
+        if offer.expected_length.is_some_and(|length| length > limit) {
+            return Err(Refusal::TooLarge { limit });
+        }
+        let Offer { origin, form, bytes, .. } = offer;
+        let arrival = Arrival::receive(self, &origin, form, bytes).await?;
+        let entry = SpoolEntry {
+            id: EntryId(0),
+            key: arrival.header.key,
+            sop_class_uid: arrival.header.sop_class_uid,
+            transfer_syntax_uid: arrival.transfer_syntax.uid.to_owned(),
+            data_set_sha256: Digest([0; 32]),
+            data_set_length: 0,
+            prefix_length: 0,
+            origin,
+            received_at: self.clock.now(),
+            attributes: arrival.header.attributes,
+            rule_set: self.rule_set.load(Ordering::Acquire),
+            conflict_with: None,
+        };
+        let (key, sop_class_uid) = (entry.key.clone(), entry.sop_class_uid.clone());
+        let (digest, size) = (arrival.staged.digest, arrival.staged.length);
+        let committed = self.spool.commit(entry, arrival.staged).await?;
+        let outcome = match committed.verdict {
+            Verdict::New => ReceiptOutcome::New,
+            Verdict::Duplicate(_) => ReceiptOutcome::Duplicate,
+            Verdict::Conflict(_) => ReceiptOutcome::Conflict,
+        };
+        if outcome == ReceiptOutcome::Duplicate {
+            self.rearm(committed.id).await;
+        }
+        Ok(Receipt { entry: committed.id, key, sop_class_uid, data_set_sha256: digest, size, outcome })
+    }
+
+    /// A sender who sends again wants it delivered: what was given up is tried anew. It was held
+    /// already, so a failure here does not concern the sender.
+    async fn rearm(&self, id: EntryId) {
+        let Ok(deliveries) = self.spool.deliveries_of(id).await else { return };
+        let given_up = |state| matches!(state, DeliveryState::Poisoned | DeliveryState::Cancelled);
+        let at = self.clock.now();
+        let facts: Vec<Fact> = deliveries
+            .into_iter()
+            .filter(|delivery| given_up(delivery.state))
+            .map(|delivery| Fact::Delivery {
+                entry: id,
+                destination: delivery.destination,
+                outcome: Outcome::Requeued,
+                at,
+            })
+            .collect();
+        if facts.is_empty() {
+            return;
+        }
+        if let Err(error) = self.spool.append(facts, Durability::Soon).await {
+            tracing::warn!(%error, entry = %id, "a resent object's deliveries could not be queued again");
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

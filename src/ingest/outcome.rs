@@ -3,7 +3,7 @@
 
 use crate::dicom::status::Status;
 use crate::dicom::{InstanceKey, ScanError, Uid};
-use crate::spool::{Digest, EntryId};
+use crate::spool::{Digest, EntryId, SpoolError};
 
 /// Proof that an object is durable. Only ingest makes one, so a door can't answer success
 /// without it.
@@ -26,6 +26,17 @@ pub enum ReceiptOutcome {
     Duplicate,
     /// Same SOP Instance UID, other content: both kept, this one held for a person.
     Conflict,
+}
+
+impl ReceiptOutcome {
+    /// For logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            ReceiptOutcome::New => "new",
+            ReceiptOutcome::Duplicate => "duplicate",
+            ReceiptOutcome::Conflict => "conflict",
+        }
+    }
 }
 
 /// Why an object was not taken. An outcome that its sender hears, not an error of ours.
@@ -102,5 +113,13 @@ impl Refusal {
             Refusal::UnsupportedTransferSyntax => 0xC122,
             other => other.dimse_status().0,
         }
+    }
+}
+
+/// The spool refuses an object only for want of room or because it is closed: either way the
+/// sender shall keep it and come back.
+impl From<SpoolError> for Refusal {
+    fn from(error: SpoolError) -> Refusal {
+        Refusal::OutOfResources(error.to_string())
     }
 }

@@ -101,7 +101,7 @@ pub struct SpoolEntry {
 
 /// A record of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "fact", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Fact {
     Received(Box<SpoolEntry>),
     /// The router's decision; an empty list means that no rule or destination took it. Repeated

@@ -46,7 +46,6 @@ pub struct RecordHeader {
 /// The JSON part of a record.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Meta {
-    #[serde(flatten)]
     pub fact: Fact,
     /// Name of the large file under `large/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -53,7 +53,11 @@ fn entry(uid: &str) -> SpoolEntry {
         prefix_length: 0,
         origin: Origin::Stow { account: "test".into(), peer: None },
         received_at: Millis(0),
-        attributes: Attributes::default(),
+        attributes: {
+            let mut attributes = Attributes::default();
+            attributes.set(dicom_dictionary_std::tags::MODALITY, "OT");
+            attributes
+        },
         rule_set: 0,
         conflict_with: None,
     }

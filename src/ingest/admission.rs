@@ -1,0 +1,31 @@
+//! Before the bytes: is there room, and is this a SOP class that the node stores.
+
+use super::{Ingest, Refusal};
+use crate::dicom::{Uid, sop_class};
+
+impl Ingest {
+    /// Whether the node takes objects now: `Err` names why not, for readiness and for refusing a
+    /// sender's association early.
+    pub fn ready(&self) -> Result<(), Refusal> {
+        let status = self.spool.status();
+        if let Some(failure) = status.failure {
+            return Err(Refusal::OutOfResources(format!("storage failure: {failure}")));
+        }
+        let critical = self.spool.options().critical_watermark;
+        if status.capacity_ratio >= critical {
+            let percent = (critical * 100.0).round();
+            return Err(Refusal::OutOfResources(format!("the spool's disk is over {percent} % full")));
+        }
+        Ok(())
+    }
+
+    /// Storage SOP classes only; what no dictionary lists, as configured.
+    pub(super) fn admit_sop_class(&self, sop_class_uid: &Uid) -> Result<(), Refusal> {
+        let admitted = match sop_class::kind(sop_class_uid.as_str()) {
+            sop_class::Kind::Storage => true,
+            sop_class::Kind::Other => false,
+            sop_class::Kind::Unknown => self.options.unknown_sop_classes,
+        };
+        if admitted { Ok(()) } else { Err(Refusal::UnsupportedSopClass(sop_class_uid.clone())) }
+    }
+}

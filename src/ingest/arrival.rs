@@ -1,0 +1,116 @@
+//! The bytes of one object, read once: scanned, hashed and staged as they come. Nothing here
+//! grows with the object.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+
+use super::validation::{Claim, check};
+use super::{Chunks, Form, Ingest, Refusal};
+use crate::dicom::part10::{self, FileMeta, MetaProgress};
+use crate::dicom::{Header, HeaderScanner, TransferSyntax, Uid};
+use crate::spool::{Origin, Stage, Staged};
+
+/// An object that has arrived whole and is what it claims to be; not yet durable.
+pub struct Arrival {
+    pub header: Header,
+    pub transfer_syntax: &'static TransferSyntax,
+    pub staged: Staged,
+}
+
+impl Arrival {
+    pub async fn receive(
+        ingest: &Ingest,
+        origin: &Origin,
+        form: Form,
+        mut bytes: Chunks<'_>,
+    ) -> Result<Arrival, Refusal> {
+        let (claim, first) = match form {
+            Form::DataSet { affected_sop_class_uid, affected_sop_instance_uid, transfer_syntax } => {
+                let claim = Claim {
+                    sop_class_uid: affected_sop_class_uid,
+                    sop_instance_uid: affected_sop_instance_uid,
+                    study_instance_uid: None,
+                    transfer_syntax,
+                };
+                (claim, Bytes::new())
+            }
+            Form::Part10 { study_instance_uid } => read_file_meta(&mut bytes, study_instance_uid).await?,
+        };
+        ingest.admit_sop_class(&claim.sop_class_uid)?;
+        let source = match origin {
+            Origin::Dimse { calling_ae_title, .. } => Some(calling_ae_title.as_str()),
+            Origin::Stow { .. } => None,
+        };
+        let prefix =
+            part10::prefix(&claim.sop_class_uid, &claim.sop_instance_uid, claim.transfer_syntax.uid, source);
+        let mut gathering = Gathering {
+            scanner: HeaderScanner::new(claim.transfer_syntax, ingest.options.scan),
+            stage: ingest.spool.stage(prefix),
+            length: 0,
+            limit: ingest.options.object_limit,
+        };
+        gathering.take(first).await?;
+        while let Some(chunk) = bytes.next().await {
+            gathering.take(chunk.map_err(Refusal::Interrupted)?).await?;
+        }
+        let header = gathering.scanner.finish()?;
+        check(&claim, &header)?;
+        let staged = gathering.stage.finish().await?;
+        Ok(Arrival { header, transfer_syntax: claim.transfer_syntax, staged })
+    }
+}
+
+struct Gathering {
+    scanner: HeaderScanner,
+    stage: Stage,
+    length: u64,
+    limit: u64,
+}
+
+impl Gathering {
+    async fn take(&mut self, chunk: Bytes) -> Result<(), Refusal> {
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.length += chunk.len() as u64;
+        if self.length > self.limit {
+            return Err(Refusal::TooLarge { limit: self.limit });
+        }
+        self.scanner.push(&chunk)?;
+        self.stage.write(chunk).await?;
+        Ok(())
+    }
+}
+
+/// Reads preamble and file meta, which name the object; returns what of its data set came along.
+async fn read_file_meta(
+    bytes: &mut Chunks<'_>,
+    study_instance_uid: Option<Uid>,
+) -> Result<(Claim, Bytes), Refusal> {
+    // `read_meta` refuses what is longer than file meta can be, so this stays small.
+    let mut head = BytesMut::new();
+    let not_part10 = |what: &str| Refusal::NotPart10(what.to_owned());
+    loop {
+        match part10::read_meta(&head).map_err(not_part10)? {
+            MetaProgress::Complete(meta) => {
+                let data_set = head.split_off(meta.data_set_offset).freeze();
+                return Ok((claim_of(meta, study_instance_uid)?, data_set));
+            }
+            MetaProgress::Incomplete => {}
+        }
+        let chunk = bytes.next().await.ok_or_else(|| not_part10("it ends inside the file meta"))?;
+        head.extend_from_slice(&chunk.map_err(Refusal::Interrupted)?);
+    }
+}
+
+fn claim_of(meta: FileMeta, study_instance_uid: Option<Uid>) -> Result<Claim, Refusal> {
+    let transfer_syntax =
+        TransferSyntax::by_uid(&meta.transfer_syntax_uid).ok_or(Refusal::UnsupportedTransferSyntax)?;
+    let uid = |text: Option<String>| Uid::parse(&text.unwrap_or_default()).map_err(|_| Refusal::InvalidUid);
+    Ok(Claim {
+        sop_class_uid: uid(meta.media_storage_sop_class_uid)?,
+        sop_instance_uid: uid(meta.media_storage_sop_instance_uid)?,
+        study_instance_uid,
+        transfer_syntax,
+    })
+}
