@@ -12,10 +12,11 @@ use futures_util::future::BoxFuture;
 use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::{Addr, Endpoint, Request, Response, Route};
 
+use super::dicomweb::{stow, wado};
 use super::error::ApiError;
+use super::health;
 use super::principal::authenticate;
 use super::state::HttpState;
-use super::{dicomweb, health};
 use crate::auth::{Principal, Scope};
 use crate::dicom::Uid;
 use crate::telemetry::metrics;
@@ -73,13 +74,19 @@ fn post(path: &'static str, scope: Scope, handler: Handler) -> Entry {
 
 /// A GET entry answers HEAD too; OPTIONS and 405 follow from the list.
 fn entries() -> Vec<Entry> {
-    use Scope::DicomwebWrite as Write;
+    use Scope::{DicomwebRead as Read, DicomwebWrite as Write};
     vec![
         open("/health/live", |call| Box::pin(health::live(call))),
         open("/health/ready", |call| Box::pin(health::ready(call))),
         // PS3.18 §10.5: Store.
-        post("/dicom-web/studies", Write, |call| Box::pin(dicomweb::stow::store(call))),
-        post("/dicom-web/studies/:study", Write, |call| Box::pin(dicomweb::stow::store_study(call))),
+        post("/dicom-web/studies", Write, |call| Box::pin(stow::store(call))),
+        post("/dicom-web/studies/:study", Write, |call| Box::pin(stow::store_study(call))),
+        // PS3.18 §10.4: Retrieve.
+        get("/dicom-web/studies/:study", Read, |call| Box::pin(wado::retrieve_many(call))),
+        get("/dicom-web/studies/:study/series/:series", Read, |call| Box::pin(wado::retrieve_many(call))),
+        get("/dicom-web/studies/:study/series/:series/instances/:instance", Read, |call| {
+            Box::pin(wado::retrieve_instance(call))
+        }),
     ]
 }
 

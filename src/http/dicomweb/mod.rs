@@ -9,8 +9,12 @@ use poem::Request;
 pub mod accept;
 pub mod media;
 pub mod multipart;
+mod range;
+mod resource;
 pub mod stow;
 mod stow_answer;
+mod syntaxes;
+pub mod wado;
 
 /// Query parameters in their order, names and values decoded. `+` stays what it is: DICOM dates
 /// carry it in time zones (PS3.18 §8.2 follows RFC 3986, not HTML forms).

@@ -1,0 +1,154 @@
+//! A study, series or instance as the path names it, and what the index has of it.
+
+use std::collections::BTreeSet;
+
+use poem::Response;
+use poem::http::{HeaderValue, StatusCode, header};
+
+use crate::dicom::TransferSyntax;
+use crate::http::error::ApiError;
+use crate::http::router::Call;
+use crate::index::{Index, Located, Scope};
+use crate::spool::EntryId;
+
+/// Rows of the index held at once.
+const PAGE: usize = 500;
+
+pub struct Resource {
+    pub scope: Scope,
+}
+
+/// Some instances, in order. `next` asks for those after them; `None` when there are none.
+pub struct Page {
+    pub rows: Vec<Located>,
+    pub next: Option<EntryId>,
+}
+
+/// What there is, counted before a status is answered.
+pub struct Survey {
+    pub first: Page,
+    pub admitted: u64,
+    /// In transfer syntaxes that the client does not accept.
+    pub unacceptable: u64,
+    syntaxes: BTreeSet<String>,
+    pub freed: u64,
+    /// Where one of the freed went.
+    went: Option<String>,
+}
+
+impl Resource {
+    pub fn of(call: &Call) -> Result<Self, ApiError> {
+        let optional = |name| match call.request.raw_path_param(name) {
+            Some(_) => call.uid(name).map(Some),
+            None => Ok(None),
+        };
+        let scope = Scope {
+            study_instance_uid: call.uid("study")?,
+            series_instance_uid: optional("series")?,
+            sop_instance_uid: optional("instance")?,
+        };
+        Ok(Self { scope })
+    }
+
+    async fn page(&self, index: &Index, after: Option<EntryId>) -> Result<Page, ApiError> {
+        let rows = index.instances(&self.scope, after, PAGE).await?;
+        let next = if rows.len() < PAGE { None } else { rows.last().map(|located| located.entry) };
+        Ok(Page { rows, next })
+    }
+
+    /// The page after the one that named `next`; nothing after the last.
+    pub async fn page_after(&self, index: &Index, next: Option<EntryId>) -> Result<Option<Page>, ApiError> {
+        match next {
+            Some(next) => self.page(index, Some(next)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Goes through all of it once, so that the status tells the truth of the whole.
+    pub async fn survey(&self, index: &Index, admits: impl Fn(&Located) -> bool) -> Result<Survey, ApiError> {
+        let first = self.page(index, None).await?;
+        let mut survey =
+            Survey { first, admitted: 0, unacceptable: 0, syntaxes: BTreeSet::new(), freed: 0, went: None };
+        let mut next = survey.first.next;
+        for located in std::mem::take(&mut survey.first.rows) {
+            survey.count(&located, &admits);
+            survey.first.rows.push(located);
+        }
+        while let Some(page) = self.page_after(index, next).await? {
+            page.rows.iter().for_each(|located| survey.count(located, &admits));
+            next = page.next;
+        }
+        Ok(survey)
+    }
+}
+
+impl Survey {
+    fn count(&mut self, located: &Located, admits: &impl Fn(&Located) -> bool) {
+        if let Some(went) = &located.freed {
+            self.freed += 1;
+            self.went.get_or_insert_with(|| went.clone());
+        } else if admits(located) {
+            self.admitted += 1;
+        } else {
+            self.unacceptable += 1;
+            self.syntaxes.insert(located.transfer_syntax_uid.clone());
+        }
+    }
+
+    /// PS3.18 table 10.4.3.3-1, where nothing can be sent.
+    pub fn check(&self) -> Result<(), ApiError> {
+        if self.admitted > 0 {
+            return Ok(());
+        }
+        if self.unacceptable > 0 {
+            let stored: Vec<String> = self.syntaxes.iter().map(|uid| named(uid)).collect();
+            return Err(ApiError::not_acceptable(format!(
+                "Stored as {}; add transfer-syntax=* to the accepted media type to take it as it is.",
+                stored.join(", ")
+            )));
+        }
+        match &self.went {
+            Some(went) => Err(ApiError::new(
+                StatusCode::GONE,
+                "INSTANCE_FREED",
+                format!("Its bytes were freed after delivery to {went}."),
+            )),
+            None => Err(ApiError::not_found()),
+        }
+    }
+
+    pub fn is_partial(&self) -> bool {
+        self.unacceptable + self.freed > 0
+    }
+}
+
+fn named(uid: &str) -> String {
+    match TransferSyntax::by_uid(uid) {
+        Some(syntax) => format!("{} ({uid})", syntax.name),
+        None => uid.to_owned(),
+    }
+}
+
+/// PS3.18 §10.4.3.3: 206 when only some of what was asked for is sent; a Warning says why.
+pub fn partial_content(response: &mut Response, survey: &Survey) {
+    response.set_status(StatusCode::PARTIAL_CONTENT);
+    let warning = format!(
+        "299 - \"{} instances are not included: {} in other transfer syntaxes, {} freed after delivery\"",
+        survey.unacceptable + survey.freed,
+        survey.unacceptable,
+        survey.freed
+    );
+    if let Ok(value) = HeaderValue::from_str(&warning) {
+        response.headers_mut().append(header::WARNING, value);
+    }
+}
+
+impl Located {
+    /// Where this instance is retrieved.
+    pub fn url(&self, dicomweb_url: &str) -> String {
+        format!(
+            "{dicomweb_url}/studies/{}/series/{}/instances/{}",
+            self.key.study_instance_uid, self.key.series_instance_uid, self.key.sop_instance_uid
+        )
+    }
+}

@@ -1,0 +1,166 @@
+//! WADO-RS, the Retrieve transaction (PS3.18 §10.4) for studies, series and instances: stored
+//! bytes as they came, when Accept admits their transfer syntax. Nothing is held but one chunk,
+//! and of a large study one page of its index.
+
+use poem::http::{HeaderValue, Method, StatusCode, header};
+use poem::{Body, Response};
+
+use super::accept;
+use super::multipart::Framing;
+use super::range::{self, ByteRange};
+use super::resource::{Page, Resource, Survey, partial_content};
+use super::syntaxes::{DicomAccept, Syntaxes};
+use crate::http::body::{BodySink, ClientGone, streamed};
+use crate::http::error::ApiError;
+use crate::http::router::Call;
+use crate::index::Located;
+use crate::spool::{ObjectReader, Spool};
+
+/// Bytes of an object read, and held, at once.
+const CHUNK: usize = 128 * 1024;
+
+/// `GET /studies/{study}` and `GET /studies/{study}/series/{series}`
+pub async fn retrieve_many(call: Call) -> Result<Response, ApiError> {
+    let resource = Resource::of(&call)?;
+    let accept = DicomAccept::of(&accept::ranges(&call.request));
+    let survey = resource
+        .survey(&call.state.index, |located| accept.multipart.admits(&located.transfer_syntax_uid))
+        .await?;
+    survey.check()?;
+    Ok(multipart(&call, resource, survey, accept.multipart))
+}
+
+/// `GET /studies/{study}/series/{series}/instances/{instance}`
+pub async fn retrieve_instance(call: Call) -> Result<Response, ApiError> {
+    let resource = Resource::of(&call)?;
+    let accept = DicomAccept::of(&accept::ranges(&call.request));
+    let admits = |located: &Located| {
+        let uid = &located.transfer_syntax_uid;
+        accept.multipart.admits(uid) || accept.single.admits(uid)
+    };
+    let survey = resource.survey(&call.state.index, admits).await?;
+    survey.check()?;
+    match survey.first.rows.first() {
+        Some(located) if accept.prefers_single(&located.transfer_syntax_uid) => single(&call, located).await,
+        _ => Ok(multipart(&call, resource, survey, accept.multipart)),
+    }
+}
+
+fn multipart(call: &Call, resource: Resource, survey: Survey, syntaxes: Syntaxes) -> Response {
+    let framing = Framing::new();
+    let mut response = Response::builder()
+        .status(StatusCode::OK)
+        .content_type(framing.content_type("application/dicom"))
+        .header(header::VARY, "Accept")
+        .finish();
+    if survey.is_partial() {
+        partial_content(&mut response, &survey);
+    }
+    if call.request.method() == Method::HEAD {
+        return response;
+    }
+    let state = call.state.clone();
+    let base = state.dicomweb_url();
+    response.set_body(streamed(state.limits.http_stall, move |sink| async move {
+        let admits =
+            |located: &Located| located.freed.is_none() && syntaxes.admits(&located.transfer_syntax_uid);
+        let mut page = Some(survey.first);
+        while let Some(Page { rows, next }) = page {
+            for located in rows.iter().filter(|located| admits(located)) {
+                if send_part(&state.spool, located, &framing, &base, &sink).await.is_err() {
+                    return;
+                }
+            }
+            page = match resource.page_after(&state.index, next).await {
+                Ok(page) => page,
+                Err(_) => return sink.fail("the index does not answer").await,
+            };
+        }
+        let _ = sink.send(framing.close()).await;
+    }));
+    response
+}
+
+/// One part. An object that can't be read breaks the response off: to leave it out silently would
+/// pass an incomplete study as a whole one.
+async fn send_part(
+    spool: &Spool,
+    located: &Located,
+    framing: &Framing,
+    base: &str,
+    sink: &BodySink,
+) -> Result<(), ClientGone> {
+    let reader = match spool.open(located.entry).await {
+        Ok(reader) => reader,
+        Err(error) => {
+            tracing::error!(entry = %located.entry, %error, "an object can't be retrieved");
+            sink.fail("an object can't be read").await;
+            return Err(ClientGone);
+        }
+    };
+    let headers = format!(
+        "Content-Type: application/dicom; transfer-syntax={}\r\nContent-Length: {}\r\nContent-Location: {}\r\n",
+        located.transfer_syntax_uid,
+        reader.len(),
+        located.url(base),
+    );
+    sink.send(framing.open(&headers)).await?;
+    let whole = ByteRange { first: 0, last: reader.len().saturating_sub(1) };
+    send_bytes(&reader, whole, sink).await
+}
+
+async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) -> Result<(), ClientGone> {
+    let mut at = range.first;
+    while at <= range.last {
+        let wanted = (range.last - at + 1).min(CHUNK as u64) as usize;
+        match reader.read_at(at, wanted).await {
+            Ok(chunk) if !chunk.is_empty() => {
+                at += chunk.len() as u64;
+                sink.send(chunk).await?;
+            }
+            outcome => {
+                tracing::error!(entry = %reader.entry.id, error = ?outcome.err(), "an object can't be read");
+                sink.fail("an object can't be read").await;
+                return Err(ClientGone);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The instance alone: with a length, a tag and ranges.
+async fn single(call: &Call, located: &Located) -> Result<Response, ApiError> {
+    let reader = call.state.spool.open(located.entry).await?;
+    let length = reader.len();
+    let etag = format!("\"{}-{}\"", reader.entry.data_set_sha256, reader.entry.prefix_length);
+    let headers = call.request.headers();
+    if range::matches(headers, &etag) {
+        return Ok(Response::builder().status(StatusCode::NOT_MODIFIED).header(header::ETAG, etag).finish());
+    }
+    let range = range::requested(headers, &etag, length)?;
+    let sent = range.unwrap_or(ByteRange { first: 0, last: length.saturating_sub(1) });
+    let mut response = Response::builder()
+        .status(if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK })
+        .content_type(format!("application/dicom; transfer-syntax={}", located.transfer_syntax_uid))
+        .header(header::CONTENT_LENGTH, sent.len())
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::ETAG, etag)
+        .header(header::VARY, "Accept")
+        .header(
+            header::CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{}.dcm\"", located.key.sop_instance_uid),
+        )
+        .finish();
+    if range.is_some()
+        && let Ok(value) = HeaderValue::from_str(&format!("bytes {}-{}/{length}", sent.first, sent.last))
+    {
+        response.headers_mut().insert(header::CONTENT_RANGE, value);
+    }
+    if call.request.method() != Method::HEAD {
+        let body: Body = streamed(call.state.limits.http_stall, move |sink| async move {
+            let _ = send_bytes(&reader, sent, &sink).await;
+        });
+        response.set_body(body);
+    }
+    Ok(response)
+}
