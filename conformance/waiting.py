@@ -1,0 +1,20 @@
+"""Waits for a condition with a deadline. No test sleeps for a fixed time and hopes."""
+
+import time
+
+
+class DeadlinePassed(AssertionError):
+    """What was waited for did not come about."""
+
+
+def wait_until(condition, what, seconds=20.0, every=0.02):
+    """Returns the first true value of `condition()`; raises when `seconds` have passed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise DeadlinePassed(f"{what}: not within {seconds} s (last seen: {value!r})")
+        time.sleep(every)
+        every = min(every * 1.5, 0.25)

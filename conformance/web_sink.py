@@ -1,0 +1,195 @@
+"""A tiny DICOMweb archive: takes STOW-RS, answers QIDO about what it holds, records both. Scriptable as `Archive`."""
+
+import io
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+from pydicom import dcmread
+
+from instances import sha256, split_part10
+from peers import Received
+
+
+class WebSink:
+    """Behaviour is changed while it runs by assignment:
+      status     answer to STOW as a whole (200; 503, 401 …): a number, or a function of the request's count
+      fail       a function of the Received: FailureReason, or None when it is taken
+      drop       a function of the Received: acknowledged and forgotten
+      hang       an Event: nothing is answered before it is set
+      cut_after  closes the connection when so many bytes of a body came
+      answer     bytes that every QIDO is answered with, instead of the truth
+    """
+
+    def __init__(self, port=0, keep=False, authorization=None):
+        self.received, self.forgotten, self.requests = [], [], []
+        self.status, self.hang, self.cut_after, self.answer = 200, None, None, None
+        self.fail = self.drop = lambda _: None
+        self.keep, self.authorization = keep, authorization
+        self.lock = threading.Lock()
+        self.port = port
+        self.start()
+
+    def start(self):
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def log_message(self, *_):
+                pass
+
+            def do_POST(self):
+                sink.take(self)
+
+            def do_GET(self):
+                sink.search(self)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/dicom-web"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def stop(self):
+        if self.server is not None:
+            self.server.shutdown()
+            self.server.server_close()
+            self.server = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.hang is not None:
+            self.hang.set()
+        self.stop()
+
+    def destination(self, name="web", **changes):
+        return {"name": name, "kind": "stow", "url": self.url, "verify": "query", "timeout": "5s", **changes}
+
+    def uids(self):
+        with self.lock:
+            return {one.sop_instance: one.sha256 for one in self.received}
+
+    # STOW-RS (PS3.18 §10.5)
+
+    def take(self, request):
+        self.requests.append((request.command, request.path, dict(request.headers)))
+        body = self.read_body(request)
+        if body is None:
+            request.close_connection = True
+            return
+        if self.hang is not None:
+            self.hang.wait(120)
+        if self.authorization and request.headers.get("Authorization") != self.authorization:
+            return self.reply(request, 401, b"")
+        status = self.status(len(self.requests)) if callable(self.status) else self.status
+        if status != 200:
+            return self.reply(request, status, b"")
+        boundary = re.search(r'boundary="?([^";]+)', request.headers["Content-Type"]).group(1)
+        taken, failed = [], []
+        for part in self.parts(body, boundary.encode()):
+            one = self.received_from(part)
+            reason = self.fail(one)
+            (failed if reason else taken).append((one, reason))
+            if not reason:
+                with self.lock:
+                    (self.forgotten if self.drop(one) else self.received).append(one)
+        status = 200 if not failed else 202 if taken else 409
+        self.reply(request, status, json.dumps(self.result(taken, failed)).encode())
+
+    def read_body(self, request):
+        if request.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            length = int(request.headers.get("Content-Length", 0))
+            wanted = length if self.cut_after is None else min(length, self.cut_after)
+            body = request.rfile.read(wanted)
+            return body if wanted == length else None
+        body = bytearray()
+        while size := int(request.rfile.readline().split(b";")[0] or b"0", 16):
+            body += request.rfile.read(size)
+            request.rfile.readline()
+            if self.cut_after is not None and len(body) > self.cut_after:
+                return None
+        request.rfile.readline()
+        return bytes(body)
+
+    @staticmethod
+    def parts(body, boundary):
+        pieces = (b"\r\n" + body).split(b"\r\n--" + boundary)
+        assert pieces[-1].startswith(b"--"), "no closing delimiter"
+        return [piece.split(b"\r\n\r\n", 1)[1] for piece in pieces[1:-1]]
+
+    def received_from(self, file):
+        meta, data = split_part10(file)
+        text = {number: value.decode("ascii", "replace").rstrip("\0 ") for number, value in meta.items()}
+        header = dcmread(io.BytesIO(file), stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+        return Received(
+            text[2], text[3], text[0x10], sha256(data), len(data), data_set=data if self.keep else b"",
+            study=str(header.get("StudyInstanceUID", "")), series=str(header.get("SeriesInstanceUID", "")),
+        )
+
+    @staticmethod
+    def result(taken, failed):
+        def item(one, reason):
+            fields = {"00081150": {"vr": "UI", "Value": [one.sop_class]}, "00081155": {"vr": "UI", "Value": [one.sop_instance]}}
+            if reason:
+                fields["00081197"] = {"vr": "US", "Value": [reason]}
+            return fields
+
+        answer = {}
+        if taken:
+            answer["00081199"] = {"vr": "SQ", "Value": [item(*entry) for entry in taken]}
+        if failed:
+            answer["00081198"] = {"vr": "SQ", "Value": [item(*entry) for entry in failed]}
+        return answer
+
+    # QIDO-RS
+
+    def search(self, request):
+        self.requests.append((request.command, request.path, dict(request.headers)))
+        if self.answer is not None:
+            return self.reply(request, 200, self.answer)
+        if self.authorization and request.headers.get("Authorization") != self.authorization:
+            return self.reply(request, 401, b"")
+        path, _, query = request.path.partition("?")
+        asked = parse_qs(query)
+        with self.lock:
+            held = [one for one in self.received if self.matches(one, path, asked)]
+        matches = [
+            {
+                "00080016": {"vr": "UI", "Value": [one.sop_class]},
+                "00080018": {"vr": "UI", "Value": [one.sop_instance]},
+                "0020000D": {"vr": "UI", "Value": [one.study]},
+                "0020000E": {"vr": "UI", "Value": [one.series]},
+            }
+            for one in held
+        ]
+        self.reply(request, 200, json.dumps(matches).encode())
+
+    @staticmethod
+    def matches(one, path, asked):
+        identifiers = (one.study, one.series, one.sop_instance)
+        if not set(re.findall(r"/(\d[\d.]+)", path)) <= set(identifiers):
+            return False
+        keys = (("StudyInstanceUID", "0020000D"), ("SeriesInstanceUID", "0020000E"), ("SOPInstanceUID", "00080018"))
+        for names, own in zip(keys, identifiers):
+            wanted = [uid for name in names for value in asked.get(name, []) for uid in re.split(r"[,\\]", value)]
+            if wanted and own not in wanted:
+                return False
+        return True
+
+    @staticmethod
+    def reply(request, status, body):
+        request.send_response(status)
+        request.send_header("Content-Type", "application/dicom+json")
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        try:
+            request.wfile.write(body)
+        except OSError:
+            pass
