@@ -183,8 +183,9 @@ CREATE TABLE conflicts (
 
 CREATE INDEX conflicts_uid ON conflicts (sop_instance_uid);
 
--- The parts of values that have several: a search for one of them finds the whole. `kind` is
--- `value` (parts are divided by a backslash) or `name` (also by the groups of a person's name).
+-- What finds a value that has several, or a person's name, which has groups. `kind` tells what a
+-- part is: `value` one of several values, `name` a name or any group of it; `name1`, `name2` and
+-- `name3` the first, second and third group, whose whole is the one name.
 CREATE TABLE value_parts (
     kind TEXT NOT NULL,
     part TEXT NOT NULL,

@@ -5,7 +5,7 @@ CREATE TABLE history (
     at BIGINT NOT NULL,
     -- '' for events of the object as a whole.
     destination TEXT NOT NULL,
-    -- routed, unrouted, sent, verified, deferred, poisoned, requeued, cancelled or purged.
+    -- routed, unrouted, sent, sent_unproven, verified, deferred, poisoned, requeued, cancelled or purged.
     event TEXT NOT NULL,
     detail TEXT,
     PRIMARY KEY (entry, at, destination, event)

@@ -123,10 +123,10 @@ fn title(code: &str) -> String {
 impl From<IndexError> for ApiError {
     fn from(error: IndexError) -> Self {
         match error {
-            IndexError::TooMany { limit } => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "TOO_MANY_RESULTS",
-                format!("More than {limit} entities match; narrow the search or use limit and offset."),
+            IndexError::NotMatchable { keyword } => Self::new(
+                StatusCode::BAD_REQUEST,
+                "ATTRIBUTE_NOT_MATCHABLE",
+                format!("{keyword} can be returned but not matched."),
             ),
             IndexError::Unavailable(reason) => {
                 tracing::warn!(%reason, "index unavailable");

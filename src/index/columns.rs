@@ -5,7 +5,6 @@
 use std::sync::LazyLock;
 
 use dicom_core::{Tag, VR};
-use dicom_dictionary_std::tags;
 
 use crate::dicom::attributes::{INDEXED, by_tag};
 use crate::dicom::{Attribute, Level};
@@ -87,12 +86,6 @@ pub(super) fn table(level: Level) -> &'static Table {
         Level::Series => &SERIES,
         Level::Image => &INSTANCES,
     }
-}
-
-/// Attributes that may have several values (PS3.6 VM); names of one person count among them,
-/// for their groups. Any other is compared whole.
-pub(super) fn has_parts(attribute: &Attribute) -> bool {
-    attribute.vr == VR::PN || attribute.tag == tags::IMAGE_TYPE
 }
 
 impl Table {

@@ -4,6 +4,8 @@
 
 use dicom_core::VR;
 
+use crate::query::comparable::comparable;
+
 /// Longest value kept, in bytes: PostgreSQL can't index more than 2,704, and no VR but LT allows
 /// as much (PS3.5 §6.2). What is longer is not a valid value; it is cut, never refused.
 const LONGEST: usize = 1536;
@@ -31,139 +33,95 @@ fn cut(value: &str, longest: usize) -> &str {
     &value[..end]
 }
 
-/// The form in which a value of this VR is compared. Empty when it has none (a date that is no
-/// date), which matches nothing.
-pub(super) fn comparable(vr: VR, value: &str) -> String {
-    match vr {
-        VR::PN => cut(&fold(value), LONGEST).to_owned(),
-        VR::DA | VR::TM | VR::DT => bound(vr, value, Edge::First).unwrap_or_default(),
-        _ => value.to_owned(),
-    }
-}
-
-/// Which moment of what a date or time leaves open: `10` is all of that hour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Edge {
-    First,
-    Last,
-}
-
-/// A date or time in full digits, `None` when it is not one.
-pub(super) fn bound(vr: VR, value: &str, edge: Edge) -> Option<String> {
-    let value = value.trim();
-    match vr {
-        VR::DA => date(value),
-        VR::TM => time(value, edge),
-        VR::DT => date_time(value, edge),
-        _ => Some(value.to_owned()),
-    }
-}
-
-/// `YYYYMMDD`, or `YYYY.MM.DD` of ACR-NEMA (PS3.5 §6.2).
-fn date(value: &str) -> Option<String> {
-    let digits: String = match value.as_bytes() {
-        [_, _, _, _, b'.', _, _, b'.', _, _] => value.split('.').collect(),
-        _ => value.to_owned(),
-    };
-    (digits.len() == 8 && is_digits(&digits)).then_some(digits)
-}
-
-/// `HH[MM[SS[.F{1,6}]]]`, also with the colons of ACR-NEMA.
-fn time(value: &str, edge: Edge) -> Option<String> {
-    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
-    let whole = whole.replace(':', "");
-    if !matches!(whole.len(), 2 | 4 | 6) || !is_digits(&whole) {
+/// The form in which a value of this VR is compared, each of several values for itself; `None`
+/// for a VR whose values are compared as they are.
+pub(super) fn compared(vr: VR, value: &str) -> Option<String> {
+    if !matches!(vr, VR::PN | VR::DA | VR::TM | VR::DT) {
         return None;
     }
-    if fraction.len() > 6 || !is_digits(fraction) || (!fraction.is_empty() && whole.len() < 6) {
-        return None;
-    }
-    let (rest, filler) = match edge {
-        Edge::First => ("0000", '0'),
-        Edge::Last => ("5959", '9'),
-    };
-    let full = format!("{whole}{}", &rest[whole.len() - 2..]);
-    let mut fraction = fraction.to_owned();
-    while fraction.len() < 6 {
-        fraction.push(filler);
-    }
-    Some(format!("{full}.{fraction}"))
+    let values: Vec<String> = value.split('\\').map(|value| comparable(vr, value)).collect();
+    Some(cut(&values.join("\\"), LONGEST).to_owned())
 }
 
-/// `YYYY[MM[DD[HH[MM[SS[.F{1,6}]]]]]][&ZZXX]`, in UTC where it names its offset.
-fn date_time(value: &str, edge: Edge) -> Option<String> {
-    let (moment, offset) = match value.rfind(['+', '-']) {
-        Some(at) => (&value[..at], Some(&value[at..])),
-        None => (value, None),
-    };
-    let digits = moment.split('.').next().unwrap_or_default();
-    if !is_digits(digits) || !matches!(digits.len(), 4 | 6 | 8 | 10 | 12 | 14) {
-        return None;
-    }
-    let (day, clock) = moment.split_at(digits.len().min(8));
-    let day = match (day.len(), edge) {
-        (8, _) => day.to_owned(),
-        (6, Edge::First) => format!("{day}01"),
-        (4, Edge::First) => format!("{day}0101"),
-        (6, Edge::Last) => format!("{day}31"),
-        _ => format!("{day}1231"),
-    };
-    let clock = match (clock, edge) {
-        ("", Edge::First) => "000000.000000".to_owned(),
-        ("", Edge::Last) => "235959.999999".to_owned(),
-        (clock, edge) => time(clock, edge)?,
-    };
-    match offset {
-        Some(offset) => in_utc(&day, &clock, offset),
-        None => Some(format!("{day}{clock}")),
-    }
+/// A row of `value_parts`: what finds which whole.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Part {
+    pub kind: &'static str,
+    pub part: String,
+    pub whole: String,
 }
 
-fn in_utc(day: &str, clock: &str, offset: &str) -> Option<String> {
-    use chrono::{Duration, NaiveDateTime};
+/// `kind` of a part that is one of several values.
+pub(super) const VALUE: &str = "value";
+/// `kind` of a part that is a name among several, or any group of one.
+pub(super) const NAME: &str = "name";
+/// `kind` of a part that is the n-th group of a name; its whole is the one name.
+pub(super) const NAME_GROUPS: [&str; 3] = ["name1", "name2", "name3"];
 
-    let digits = offset.get(1..).filter(|digits| digits.len() == 4 && is_digits(digits))?;
-    let minutes = digits[..2].parse::<i64>().ok()? * 60 + digits[2..].parse::<i64>().ok()?;
-    let minutes = if offset.starts_with('-') { -minutes } else { minutes };
-    let local = NaiveDateTime::parse_from_str(&format!("{day}{clock}"), "%Y%m%d%H%M%S%.f").ok()?;
-    let utc = local.checked_sub_signed(Duration::minutes(minutes))?;
-    Some(utc.format("%Y%m%d%H%M%S%.6f").to_string())
-}
-
-fn is_digits(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// The `kind` of `value_parts` for values of this VR.
-pub(super) fn part_kind(vr: VR) -> &'static str {
-    if vr == VR::PN { "name" } else { "value" }
-}
-
-/// What a search may ask for to find `whole` (in its compared form): each of its values; of a
-/// person's name also each group (PS3.5 §6.2.1).
-pub(super) fn parts(vr: VR, whole: &str) -> Vec<String> {
+/// What a search may ask for to find `whole`, which is in its compared form: each of its values,
+/// and of person names each group (PS3.5 §6.2.1). A single value that has no groups is found by
+/// itself.
+pub(super) fn parts(vr: VR, whole: &str) -> Vec<Part> {
     let mut parts = Vec::new();
+    if !has_several_values(vr) || (vr != VR::PN && !whole.contains('\\')) {
+        return parts;
+    }
     for value in whole.split('\\').filter(|value| !value.is_empty()) {
-        parts.push(cut(value, LONGEST_PART).to_owned());
-        if vr == VR::PN && value.contains('=') {
-            let groups = value.split('=').filter(|group| !group.is_empty());
-            parts.extend(groups.map(|group| cut(group, LONGEST_PART).to_owned()));
+        let value = cut(value, LONGEST_PART);
+        let part = |kind, part: &str, whole: &str| Part { kind, part: part.into(), whole: whole.into() };
+        if vr != VR::PN {
+            parts.push(part(VALUE, value, whole));
+            continue;
+        }
+        parts.push(part(NAME, value, whole));
+        for (group, kind) in value.split('=').zip(NAME_GROUPS).filter(|(group, _)| !group.is_empty()) {
+            parts.push(part(kind, group, value));
+            parts.push(part(NAME, group, whole));
         }
     }
     parts
 }
 
-/// A name without case and accents, and without empty components at the end of a group.
-fn fold(value: &str) -> String {
-    let group = |group: &str| group.trim_end_matches(['^', ' ']).to_uppercase();
-    let name = |name: &str| {
-        let groups: Vec<String> = name.split('=').map(group).collect();
-        groups.join("=").trim_end_matches('=').to_owned()
-    };
-    value.split('\\').map(name).collect::<Vec<_>>().join("\\")
+/// In a long text a backslash is a character, a UID of ours never has one.
+pub(super) fn has_several_values(vr: VR) -> bool {
+    !matches!(vr, VR::LT | VR::ST | VR::UT | VR::UR | VR::UI)
 }
 
-/// A name in a query, in the form of the stored ones.
-pub(super) fn fold_query(value: &str) -> String {
-    fold(value)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found_by(vr: VR, whole: &str) -> Vec<(&'static str, String)> {
+        let mut parts = parts(vr, whole);
+        parts.sort();
+        parts.dedup();
+        parts.into_iter().map(|part| (part.kind, part.part)).collect()
+    }
+
+    #[test]
+    fn a_name_is_found_by_each_of_its_groups() {
+        let whole = compared(VR::PN, "Yamada^Tarou^^=山田^太郎").unwrap();
+        let expected = [
+            (NAME, "YAMADA^TAROU"),
+            (NAME, "YAMADA^TAROU=山田^太郎"),
+            (NAME, "山田^太郎"),
+            ("name1", "YAMADA^TAROU"),
+            ("name2", "山田^太郎"),
+        ];
+        assert_eq!(found_by(VR::PN, &whole), expected.map(|(kind, part)| (kind, part.to_owned())));
+    }
+
+    #[test]
+    fn only_several_values_have_parts() {
+        assert!(parts(VR::CS, "CT").is_empty());
+        assert!(parts(VR::LT, "a\\b").is_empty());
+        assert_eq!(found_by(VR::CS, "CT\\PT"), [(VALUE, "CT".to_owned()), (VALUE, "PT".to_owned())]);
+    }
+
+    #[test]
+    fn a_value_longer_than_any_valid_one_is_cut_between_characters() {
+        assert_eq!(clip(VR::LO, &"ä".repeat(2000)).len(), LONGEST);
+        assert_eq!(clip(VR::LT, &"ä".repeat(2000)).len(), 4000);
+        assert_eq!(cut("aä", 2), "a");
+    }
 }

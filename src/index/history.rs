@@ -68,6 +68,7 @@ fn collect<'a>(fact: &'a Fact, events: &mut Vec<Event<'a>>) {
 fn named(outcome: &Outcome) -> (&'static str, Option<&str>) {
     match outcome {
         Outcome::Sent => ("sent", None),
+        Outcome::SentUnproven { reason } => ("sent_unproven", Some(reason)),
         Outcome::Verified { by } => ("verified", Some(by)),
         Outcome::Deferred { reason, .. } => ("deferred", Some(reason)),
         Outcome::Poisoned { reason } => ("poisoned", Some(reason)),

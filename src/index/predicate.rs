@@ -5,8 +5,8 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
 use super::IndexError;
-use super::columns::{column_name, has_parts, table};
-use super::compared::{self, Edge};
+use super::columns::{column_name, table};
+use super::compared::{NAME, NAME_GROUPS, VALUE, has_several_values};
 use crate::dicom::{Attribute, Level};
 use crate::query::{Key, Matching};
 use crate::store::{Dialect, Sql};
@@ -90,14 +90,7 @@ fn push_key(sql: &mut Sql, dialect: Dialect, level: Level, key: &Key) -> Result<
         return Err(not_matchable);
     };
     let name = format!("{}.{}", home.name, column.compared.as_deref().unwrap_or(&column.name));
-    if !has_parts(key.attribute) {
-        push_condition(sql, dialect, &name, key.attribute.vr, &key.matching);
-        return Ok(());
-    }
-    sql.name(&name).push(" IN (SELECT whole FROM value_parts WHERE kind = ");
-    sql.bind(compared::part_kind(key.attribute.vr)).push(" AND ");
-    push_condition(sql, dialect, "part", key.attribute.vr, &key.matching);
-    sql.push(")");
+    push_attribute(sql, dialect, &name, key.attribute.vr, &key.matching);
     Ok(())
 }
 
@@ -120,67 +113,128 @@ fn push_collected(sql: &mut Sql, dialect: Dialect, level: Level, key: &Key) -> R
     if tag == tags::MODALITY {
         sql.push("collected.number_of_series_related_instances > 0 AND ");
     }
-    push_condition(sql, dialect, &format!("collected.{column}"), key.attribute.vr, &key.matching);
+    push_attribute(sql, dialect, &format!("collected.{column}"), key.attribute.vr, &key.matching);
     sql.push(")");
     Ok(())
 }
 
-fn push_condition(sql: &mut Sql, dialect: Dialect, column: &str, vr: VR, matching: &Matching) {
+/// A condition on a column whose values may be several, or names with groups.
+fn push_attribute(sql: &mut Sql, dialect: Dialect, column: &str, vr: VR, matching: &Matching) {
+    match matching {
+        _ if vr == VR::PN => push_name(sql, dialect, column, matching),
+        _ if !has_several_values(vr) => push_condition(sql, dialect, column, matching),
+        // One IN over all that may be asked for keeps to the column's index on both databases.
+        Matching::Single(_) | Matching::List(_) => {
+            sql.name(column).push(" IN (");
+            for value in values(matching) {
+                sql.push("SELECT CAST(").bind(value).push(" AS TEXT) UNION ALL ");
+            }
+            push_wholes(sql, dialect, VALUE, matching);
+            sql.push(")");
+        }
+        Matching::Wildcard(_) | Matching::Range { .. } | Matching::Universal => {
+            sql.push("((");
+            push_condition(sql, dialect, column, matching);
+            sql.push(" AND NOT ").name(column).push(dialect.like()).push(dialect.with_backslash());
+            sql.push(") OR ").name(column).push(" IN (");
+            push_wholes(sql, dialect, VALUE, matching);
+            sql.push("))");
+        }
+    }
+}
+
+/// `SELECT whole …` of the values that have a matching part.
+fn push_wholes(sql: &mut Sql, dialect: Dialect, kind: &'static str, matching: &Matching) {
+    sql.push("SELECT whole FROM value_parts WHERE kind = ").bind(kind).push(" AND ");
+    push_condition(sql, dialect, "part", matching);
+}
+
+/// A name key matches any group of a name; one with `=` matches group by group.
+fn push_name(sql: &mut Sql, dialect: Dialect, column: &str, matching: &Matching) {
+    sql.name(column).push(" IN (");
+    if let Matching::List(names) = matching {
+        for (at, name) in names.iter().enumerate() {
+            sql.push(if at > 0 { " UNION ALL " } else { "" });
+            push_one_name(sql, dialect, &Matching::Single(name.clone()));
+        }
+        sql.push(if names.is_empty() { "NULL" } else { "" });
+    } else {
+        push_one_name(sql, dialect, matching);
+    }
+    sql.push(")");
+}
+
+fn push_one_name(sql: &mut Sql, dialect: Dialect, matching: &Matching) {
+    let (Matching::Single(name) | Matching::Wildcard(name)) = matching else {
+        return push_wholes(sql, dialect, NAME, matching);
+    };
+    if !name.contains('=') {
+        return push_wholes(sql, dialect, NAME, matching);
+    }
+    let is_wildcard = matches!(matching, Matching::Wildcard(_));
+    sql.push("SELECT whole FROM value_parts WHERE kind = ").bind(NAME);
+    for (at, group) in name.split('=').enumerate() {
+        let matching = match is_wildcard {
+            true => Matching::Wildcard(group.to_owned()),
+            false => Matching::Single(group.to_owned()),
+        };
+        if group.is_empty() || is_universal(&matching) {
+            continue;
+        }
+        let Some(kind) = NAME_GROUPS.get(at) else {
+            // No name has a fourth group.
+            sql.push(" AND 1 = 0");
+            continue;
+        };
+        sql.push(" AND part IN (");
+        push_wholes(sql, dialect, kind, &matching);
+        sql.push(")");
+    }
+}
+
+fn values(matching: &Matching) -> &[String] {
+    match matching {
+        Matching::Single(value) => std::slice::from_ref(value),
+        Matching::List(values) => values,
+        _ => &[],
+    }
+}
+
+/// A condition on a column that holds one value, in its compared form, as the key's value is.
+/// An empty value matches nothing.
+fn push_condition(sql: &mut Sql, dialect: Dialect, column: &str, matching: &Matching) {
     match matching {
         Matching::Universal => {
             sql.push("1 = 1");
         }
-        Matching::Single(value) => push_single(sql, column, vr, value),
-        Matching::List(values) => {
-            let values = values.iter().map(|value| form(vr, value)).filter(|value| !value.is_empty());
+        Matching::Single(_) | Matching::List(_) => {
+            let values = values(matching).iter().filter(|value| !value.is_empty());
             sql.name(column).push(" IN ").list(values);
         }
-        Matching::Wildcard(pattern) => push_wildcard(sql, dialect, column, &form(vr, pattern)),
-        Matching::Range { from, to } => push_range(sql, column, vr, from.as_deref(), to.as_deref()),
+        Matching::Wildcard(pattern) => push_wildcard(sql, dialect, column, pattern),
+        Matching::Range { from, to } => {
+            sql.push("(").name(column).push(" <> ''");
+            for (operator, bound) in [(" >= ", from), (" <= ", to)] {
+                if let Some(bound) = bound {
+                    sql.push(" AND ").name(column).push(operator).bind(bound);
+                }
+            }
+            sql.push(")");
+        }
     }
-}
-
-/// A query's value in the form of the stored ones.
-fn form(vr: VR, value: &str) -> String {
-    match vr {
-        VR::PN => compared::fold_query(value),
-        _ => value.to_owned(),
-    }
-}
-
-fn push_single(sql: &mut Sql, column: &str, vr: VR, value: &str) {
-    if matches!(vr, VR::DA | VR::TM | VR::DT) {
-        // What the query leaves open (`10` of a time) is a range: all of that hour.
-        return push_range(sql, column, vr, Some(value), Some(value));
-    }
-    // An empty value is nobody's: asked for by mistake, it must not find those without one.
-    let value = form(vr, value);
-    sql.push("(").name(column).push(" = ").bind(&value).push(" AND ").name(column).push(" <> '')");
 }
 
 fn push_wildcard(sql: &mut Sql, dialect: Dialect, column: &str, pattern: &str) {
     let prefix: &str = pattern.split(['*', '?']).next().unwrap_or_default();
     sql.push("(");
-    if !prefix.is_empty() {
+    if prefix.is_empty() {
+        sql.name(column).push(" <> '' AND ");
+    } else {
         // What begins with the prefix lies between it and its last possible successor: the index
         // finds it on both databases, which LIKE with a placeholder does on neither.
         sql.name(column).push(" >= ").bind(prefix).push(" AND ");
         sql.name(column).push(" < ").bind(format!("{prefix}\u{10FFFF}")).push(" AND ");
     }
     sql.name(column).push(dialect.like()).bind(dialect.pattern(pattern));
-    sql.push(")");
-}
-
-fn push_range(sql: &mut Sql, column: &str, vr: VR, from: Option<&str>, to: Option<&str>) {
-    sql.push("(").name(column).push(" <> ''");
-    let bounds = [(" >= ", from, Edge::First), (" <= ", to, Edge::Last)];
-    for (operator, value, edge) in bounds {
-        let Some(value) = value else { continue };
-        match compared::bound(vr, value, edge) {
-            Some(bound) => sql.push(" AND ").name(column).push(operator).bind(bound),
-            // Not a date: nothing lies there.
-            None => sql.push(" AND 1 = 0"),
-        };
-    }
     sql.push(")");
 }

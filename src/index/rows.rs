@@ -6,8 +6,8 @@ use std::collections::{BTreeSet, HashMap};
 use sqlx::any::AnyRow;
 use sqlx::{Any, Row, Transaction};
 
-use super::columns::{self, Column, Table, has_parts};
-use super::compared;
+use super::columns::{self, Column, Table};
+use super::compared::{self, Part};
 use crate::dicom::Attributes;
 use crate::store::sql::Bind;
 use crate::store::{Sql, StoreError};
@@ -346,41 +346,31 @@ fn values<E: Entity>(table: &Table, row: &E, parts: &mut Parts) -> Vec<Bind> {
     let texts = &row.texts().0;
     values.extend(texts.iter().map(|text| Bind::Text(text.clone())));
     for (column, text) in table.columns.iter().zip(texts) {
-        let comparable = match (&column.compared, text) {
-            (Some(_), Some(text)) => Some(compared::comparable(column.attribute.vr, text)),
-            _ => None,
-        };
-        if has_parts(column.attribute) {
-            parts.add(column.attribute, comparable.as_deref().or(text.as_deref()));
+        let vr = column.attribute.vr;
+        let compared = text.as_deref().and_then(|text| compared::compared(vr, text));
+        if let Some(whole) = compared.as_deref().or(text.as_deref()) {
+            parts.0.extend(compared::parts(vr, whole));
         }
         if column.compared.is_some() {
-            values.push(Bind::Text(comparable));
+            values.push(Bind::Text(compared));
         }
     }
     values
 }
 
-/// What goes to `value_parts`: kind, part, whole.
+/// What goes to `value_parts`.
 #[derive(Default)]
-pub(super) struct Parts(BTreeSet<(&'static str, String, String)>);
+pub(super) struct Parts(BTreeSet<Part>);
 
 impl Parts {
-    fn add(&mut self, attribute: &crate::dicom::Attribute, whole: Option<&str>) {
-        let Some(whole) = whole.filter(|whole| !whole.is_empty()) else { return };
-        let kind = compared::part_kind(attribute.vr);
-        for part in compared::parts(attribute.vr, whole) {
-            self.0.insert((kind, part, whole.to_owned()));
-        }
-    }
-
     pub async fn write(self, tx: &mut Transaction<'static, Any>) -> Result<(), StoreError> {
         let parts: Vec<_> = self.0.into_iter().collect();
         let mut rest = parts.as_slice();
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(chunk_length(rest.len()));
             let mut sql = Sql::new("INSERT INTO value_parts (kind, part, whole) VALUES ");
-            for (at, (kind, part, whole)) in chunk.iter().enumerate() {
-                sql.push(if at > 0 { ", " } else { "" }).list([*kind, part, whole]);
+            for (at, part) in chunk.iter().enumerate() {
+                sql.push(if at > 0 { ", " } else { "" }).list([part.kind, &part.part, &part.whole]);
             }
             sql.push(" ON CONFLICT DO NOTHING");
             sql.execute(&mut **tx).await?;

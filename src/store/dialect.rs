@@ -50,6 +50,14 @@ impl Dialect {
         }
     }
 
+    /// The pattern for [`Dialect::like`] of texts that contain a backslash.
+    pub fn with_backslash(self) -> &'static str {
+        match self {
+            Dialect::Sqlite => r"'*\*'",
+            Dialect::Postgres => r"'%\\%'",
+        }
+    }
+
     /// The pattern for [`Dialect::like`] of a DICOM wildcard value (PS3.4 §C.2.2.2.4): only `*`
     /// and `?` are special.
     pub fn pattern(self, wildcard: &str) -> String {
