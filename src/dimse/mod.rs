@@ -4,6 +4,7 @@
 
 pub mod associate;
 pub mod command;
+pub mod commitment_report;
 pub mod message;
 pub mod pdu;
 pub mod scu;

@@ -12,7 +12,7 @@ use crate::spool::Origin;
 use crate::telemetry::metrics;
 
 use super::negotiation::Context;
-use super::{ScpContext, echo, store};
+use super::{ScpContext, commitment, echo, find, store};
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -79,6 +79,8 @@ impl Association {
         match request.command_field {
             field::C_ECHO_RQ => echo::c_echo(self, &context, &request).await,
             field::C_STORE_RQ => store::c_store(self, &context, &request).await,
+            field::C_FIND_RQ => find::c_find(self, &context, &request).await,
+            field::N_EVENT_REPORT_RQ => commitment::n_event_report(self, &context, &request).await,
             response if is_response(response) => Err(protocol("a response came to no request of ours")),
             _ => self.unrecognized(&context, &request).await,
         }

@@ -9,10 +9,14 @@ use crate::forward::Forward;
 use crate::index::Index;
 use crate::ingest::Ingest;
 
+mod answer;
 mod association;
+mod commitment;
 mod connection;
 mod echo;
+mod find;
 pub mod gate;
+mod identifier;
 mod listener;
 pub mod negotiation;
 pub mod peers;

@@ -16,13 +16,14 @@ use crate::dimse::associate::{
     AssociateAccept, AssociateRequest, ContextResult, ProposedContext, RoleSelection, UserInformation,
 };
 
+use crate::dimse::commitment_report::SOP_CLASS as STORAGE_COMMITMENT_PUSH_MODEL;
+
 use super::peers::{PeerTable, Standing};
 
 pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 pub const PATIENT_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.1.1";
 pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
-pub const STORAGE_COMMITMENT_PUSH_MODEL: &str = "1.2.840.10008.1.20.1";
 
 /// Below this no message fits a P-DATA-TF in any useful way; such a Maximum Length is raised to it.
 const LEAST_PDU: u32 = 16;
