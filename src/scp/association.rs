@@ -69,10 +69,6 @@ impl Association {
         let Some(context) = self.contexts.iter().find(|context| context.id == context_id).cloned() else {
             return Err(protocol("a message came on a presentation context that was not accepted"));
         };
-        if request.command_field == field::C_CANCEL_RQ {
-            // What it would cancel has been answered already.
-            return Ok(());
-        }
         if request.message_id.is_none() {
             return Err(protocol("a request has no Message ID"));
         }
@@ -89,9 +85,8 @@ impl Association {
     /// A request for an operation that this node does not perform (PS3.7 §C.5.21).
     async fn unrecognized(&mut self, context: &Context, request: &Command) -> Result<(), PduError> {
         self.drain().await?;
-        let mut response = request.response(Status::UNRECOGNIZED_OPERATION);
-        response.command_field = request.command_field | RESPONSE;
-        response.error_comment = Some(error_comment("this node does not perform that operation"));
+        let response = request.response(Status::UNRECOGNIZED_OPERATION);
+        let response = response.with_comment("this node does not perform that operation");
         self.respond(context, "other", response).await
     }
 
@@ -119,35 +114,20 @@ impl Association {
     }
 }
 
-/// Set in the Command Field of every response (PS3.7 §E.1).
-const RESPONSE: u16 = 0x8000;
-
-/// The responses of PS3.7 §E.1-1. Anything else with that bit is as unknown as without.
+/// The responses of PS3.7 §E.1-1. Anything else with their bit is as unknown as without.
 fn is_response(command_field: u16) -> bool {
     const REQUESTS: [u16; 11] =
         [0x0001, 0x0010, 0x0020, 0x0021, 0x0030, 0x0100, 0x0110, 0x0120, 0x0130, 0x0140, 0x0150];
-    command_field & RESPONSE != 0 && REQUESTS.contains(&(command_field & !RESPONSE))
+    command_field & field::RESPONSE != 0 && REQUESTS.contains(&(command_field & !field::RESPONSE))
 }
 
 fn protocol(what: &'static str) -> PduError {
     PduError::Protocol { what, abort: AbortReason::INVALID_PARAMETER }
 }
 
-/// Text as Error Comment (0000,0902) takes it: VR LO, 64 characters of the default repertoire.
-pub fn error_comment(text: &str) -> String {
-    let allowed = |c: char| c.is_ascii_graphic() && c != '\\' || c == ' ';
-    text.chars().take(64).map(|c| if allowed(c) { c } else { '?' }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_error_comment_is_a_valid_lo() {
-        assert_eq!(error_comment("no room: disk\\full\r\n\u{e9}"), "no room: disk?full???");
-        assert_eq!(error_comment(&"x".repeat(100)).len(), 64);
-    }
 
     #[test]
     fn only_the_standard_s_responses_are_responses() {

@@ -7,7 +7,7 @@ use crate::dimse::commitment_report::{FAILURES_EXIST, LIMIT, Report, SOP_INSTANC
 use crate::dimse::pdu::PduError;
 use crate::forward::{CommitmentReport, ReportOutcome};
 
-use super::association::{Association, error_comment};
+use super::association::Association;
 use super::negotiation::{Context, Service};
 
 pub async fn n_event_report(
@@ -15,16 +15,13 @@ pub async fn n_event_report(
     context: &Context,
     request: &Command,
 ) -> Result<(), PduError> {
-    let (status, comment) = match report(association, context, request).await? {
+    let response = match report(association, context, request).await? {
         Ok(report) => {
             take(association, report).await;
-            (Status::SUCCESS, None)
+            request.response(Status::SUCCESS)
         }
-        Err((status, comment)) => (status, Some(error_comment(comment))),
+        Err((status, comment)) => request.response(status).with_comment(comment),
     };
-    let mut response = request.response(status);
-    response.event_type_id = request.event_type_id;
-    response.error_comment = comment;
     association.respond(context, "N-EVENT-REPORT", response).await
 }
 

@@ -15,7 +15,7 @@ use crate::telemetry::metrics;
 use super::ScpContext;
 use super::association::{Association, End, Peer};
 use super::gate::{Full, Holder, Place};
-use super::negotiation::{Agreement, Refused, Rejection, Service, release_response};
+use super::negotiation::{Agreement, Refused, Rejection, Service};
 
 /// A connection that was accepted.
 pub struct Connection {
@@ -49,6 +49,7 @@ impl Connection {
             Ok(pdus) => pdus,
             Err(error) => return self.unassociated(&error.into()),
         };
+        pdus.set_close_limit(self.context.limits.artim);
         let established = tokio::select! {
             established = self.handshake(&mut pdus) => established,
             () = self.shutdown.hard.cancelled() => None,
@@ -66,32 +67,32 @@ impl Connection {
         let received = timeout(self.context.limits.artim, receive_request(pdus)).await;
         let request = match received.unwrap_or(Err(PduError::TimedOut)) {
             Ok(request) => request,
-            Err(error) => {
-                self.unassociated(&error);
-                if matches!(error, PduError::Protocol { .. }) {
-                    pdus.abort(AbortReason::SERVICE_USER).await;
-                }
-                return None;
-            }
+            Err(error) => return self.refuse_connection(pdus, error).await,
         };
         match self.judge(&request) {
-            Ok((agreement, place)) => match pdus.send(&agreement.pdu()).await {
+            Ok((agreement, place)) => match pdus.send_accept(&agreement.accept).await {
                 Ok(()) => Some((agreement, place)),
-                Err(error) => {
-                    self.unassociated(&error);
-                    None
-                }
+                Err(error) => self.refuse_connection(pdus, error).await,
             },
             Err(Refused::Reject(rejection)) => {
-                self.reject(pdus, &request, &rejection).await;
+                self.log_rejection(&request, &rejection);
+                pdus.reject(rejection.result, rejection.source, rejection.reason).await;
                 None
             }
             Err(Refused::Malformed(what)) => {
-                self.unassociated(&PduError::Protocol { what, abort: AbortReason::SERVICE_USER });
-                pdus.abort(AbortReason::SERVICE_USER).await;
-                None
+                let error = PduError::Protocol { what, abort: AbortReason::SERVICE_USER };
+                self.refuse_connection(pdus, error).await
             }
         }
+    }
+
+    /// Ends a connection that came to no association. A silent one is closed, not aborted (AA-2).
+    async fn refuse_connection<T>(&self, pdus: &mut PduStream, error: PduError) -> Option<T> {
+        self.unassociated(&error);
+        if let PduError::Protocol { .. } = error {
+            pdus.abort(AbortReason::SERVICE_USER).await;
+        }
+        None
     }
 
     /// Whether this request is served, and its place among the associations.
@@ -121,7 +122,7 @@ impl Connection {
         Ok((agreement, place))
     }
 
-    async fn reject(&self, pdus: &mut PduStream, request: &AssociateRequest, rejection: &Rejection) {
+    fn log_rejection(&self, request: &AssociateRequest, rejection: &Rejection) {
         metrics::association_ended("unknown", "rejected");
         tracing::warn!(
             address = %self.address,
@@ -132,16 +133,6 @@ impl Connection {
             "association rejected: {}",
             rejection.why
         );
-        if pdus.send(&rejection.pdu()).await.is_ok() {
-            self.wait_for_close(pdus).await;
-        }
-    }
-
-    /// Whoever asked for the association closes the connection; ARTIM bounds the wait (PS3.8 §9.2,
-    /// Sta13).
-    async fn wait_for_close(&self, pdus: &mut PduStream) {
-        let closed = async { while pdus.receive().await.is_ok() {} };
-        let _ = timeout(self.context.limits.artim, closed).await;
     }
 
     async fn associated(&self, pdus: PduStream, agreement: Agreement) {
@@ -198,26 +189,26 @@ impl Connection {
                 "association {result}: {why}"
             );
         }
-        let pdus = association.messages.pdus();
-        match end {
-            Some(Ok(End::Released)) => {
-                if pdus.send(&release_response()).await.is_ok() {
-                    self.wait_for_close(pdus).await;
-                }
-            }
-            Some(Ok(End::Aborted)) | Some(Err(PduError::Closed | PduError::Aborted | PduError::Io(_))) => {}
-            Some(Err(PduError::Protocol { abort, .. })) => pdus.abort(abort).await,
-            // Our own timers and stop are the service user's, not the protocol machine's.
-            Some(Err(PduError::TimedOut)) | None => {
-                pdus.abort(AbortReason::SERVICE_USER).await;
-            }
+        let messages = &mut association.messages;
+        let abort = match end {
+            Some(Ok(End::Aborted)) => None,
+            Some(Ok(End::Released)) => match messages.answer_release().await {
+                Ok(()) => None,
+                Err(error) => error.abort_reason(),
+            },
+            Some(Err(error)) => error.abort_reason(),
+            // Our stop is the service user's, not the protocol machine's.
+            None => Some(AbortReason::SERVICE_USER),
+        };
+        if let Some(reason) = abort {
+            messages.pdus().abort(reason).await;
         }
     }
 
     /// Counts and logs a connection that came to no association.
     fn unassociated(&self, error: &PduError) {
-        if matches!(error, PduError::Closed) {
-            // A port check, not an association.
+        if matches!(error, PduError::Closed | PduError::Aborted) {
+            // A port check, or a change of mind: not an association.
             tracing::debug!(address = %self.address, "connection closed without a request");
             return;
         }

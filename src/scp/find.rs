@@ -13,7 +13,7 @@ use crate::index::IndexError;
 use crate::query::{Key, Match, Matches, Page, Query, unique_key};
 
 use super::answer::{self, Answered};
-use super::association::{Association, error_comment};
+use super::association::Association;
 use super::identifier::{Identifier, LIMIT, RequestedKey};
 use super::negotiation::{Context, Service};
 
@@ -26,17 +26,13 @@ pub async fn c_find(
     request: &Command,
 ) -> Result<(), PduError> {
     let end = match question(association, context, request).await? {
-        Ok(question) => answer(association, context, request, &question).await?,
+        Ok(question) => answer(association, context, request, question).await?,
         Err(declined) => Err(declined),
     };
-    let (status, comment) = match end {
-        Ok(status) => (status, None),
-        Err((status, comment)) => (status, Some(comment)),
+    let response = match end {
+        Ok(status) => request.response(status),
+        Err((status, comment)) => request.response(status).with_comment(&comment),
     };
-    let mut response = request.response(status);
-    if let Some(comment) = comment {
-        response.error_comment = Some(error_comment(&comment));
-    }
     association.respond(context, "C-FIND", response).await
 }
 
@@ -179,11 +175,11 @@ async fn answer(
     association: &mut Association,
     context: &Context,
     request: &Command,
-    question: &Question,
+    mut question: Question,
 ) -> Result<Result<Status, Declined>, PduError> {
-    let matches = match association.scp.index.search(&question.query).await {
+    let matches = match search(association, &mut question).await {
         Ok(matches) => matches,
-        Err(error) => return Ok(Err(declined_by_index(association, &error))),
+        Err(declined) => return Ok(Err(declined)),
     };
     let Matches { rows, more } = Arc::as_ref(&matches);
     let message_id = request.message_id.unwrap_or_default();
@@ -206,16 +202,29 @@ async fn answer(
     Ok(Ok(Status::SUCCESS))
 }
 
-fn declined_by_index(association: &Association, error: &IndexError) -> Declined {
-    tracing::warn!(
-        address = %association.peer.address,
-        calling_ae_title = ?association.peer.calling_ae_title,
-        %error,
-        "query not answered"
-    );
-    match error {
-        IndexError::Unavailable(_) => (Status::OUT_OF_RESOURCES, "the index does not answer".to_owned()),
-        IndexError::TooMany { .. } => (Status::OUT_OF_RESOURCES, error.to_string()),
+/// Asks the index. A key that it can't match, such as a count, is answered like one that is not
+/// supported.
+async fn search(association: &Association, question: &mut Question) -> Result<Arc<Matches>, Declined> {
+    loop {
+        let error = match association.scp.index.search(&question.query).await {
+            Ok(matches) => return Ok(matches),
+            Err(error) => error,
+        };
+        let keys = &mut question.query.keys;
+        let asked = keys.len();
+        if let IndexError::NotMatchable { keyword } = error {
+            keys.retain(|key| key.attribute.keyword != keyword);
+        }
+        if keys.len() == asked {
+            tracing::warn!(
+                address = %association.peer.address,
+                calling_ae_title = ?association.peer.calling_ae_title,
+                %error,
+                "query not answered"
+            );
+            return Err((Status::OUT_OF_RESOURCES, "the index does not answer".to_owned()));
+        }
+        question.supported = false;
     }
 }
 

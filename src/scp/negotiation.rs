@@ -6,8 +6,6 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dicom_ul::pdu::Pdu;
-
 use crate::config::{Admission, DicomConfig, UnknownSopClasses, is_loopback};
 use crate::dicom::transfer_syntax::{Encoding, IMPLICIT_LITTLE_ENDIAN};
 use crate::dicom::{AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
@@ -17,6 +15,7 @@ use crate::dimse::associate::{
 };
 
 use crate::dimse::commitment_report::SOP_CLASS as STORAGE_COMMITMENT_PUSH_MODEL;
+use crate::dimse::message::outgoing_pdu_length;
 
 use super::peers::{PeerTable, Standing};
 
@@ -24,9 +23,6 @@ pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 pub const PATIENT_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.1.1";
 pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
-
-/// Below this no message fits a P-DATA-TF in any useful way; such a Maximum Length is raised to it.
-const LEAST_PDU: u32 = 16;
 
 /// What a presentation context is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,25 +122,6 @@ impl Rejection {
         rejection([2, 3, 1], "this node is stopping", "the peer may try again once it is back");
 }
 
-impl Rejection {
-    /// A-ASSOCIATE-RJ (PS3.8 §9.3.4).
-    pub fn pdu(&self) -> Pdu {
-        Pdu::Unknown { pdu_type: 0x03, data: vec![0, self.result, self.source, self.reason] }
-    }
-}
-
-impl Agreement {
-    /// A-ASSOCIATE-AC (PS3.8 §9.3.3).
-    pub fn pdu(&self) -> Pdu {
-        Pdu::Unknown { pdu_type: 0x02, data: self.accept.encode() }
-    }
-}
-
-/// A-RELEASE-RP (PS3.8 §9.3.7).
-pub fn release_response() -> Pdu {
-    Pdu::ReleaseRP
-}
-
 /// Why there is no agreement.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -227,7 +204,7 @@ impl Negotiator {
         Ok(Agreement {
             listed: caller.listed || caller.reporter,
             reports_only: !caller.sender,
-            max_outgoing_pdu: self.max_outgoing_pdu(request.user.max_length),
+            max_outgoing_pdu: outgoing_pdu_length(request.user.max_length),
             accept: AssociateAccept {
                 echoed: request.echoed.clone(),
                 application_context: APPLICATION_CONTEXT.to_owned(),
@@ -315,14 +292,6 @@ impl Negotiator {
 
     fn private(&self, uid: &str) -> Option<&'static TransferSyntax> {
         self.private.iter().copied().find(|syntax| syntax.uid == uid)
-    }
-
-    /// The peer's Maximum Length, 0 being without limit (PS3.8 §D.1.1), and never more than ours.
-    fn max_outgoing_pdu(&self, theirs: u32) -> u32 {
-        match theirs {
-            0 => self.max_pdu,
-            length => length.clamp(LEAST_PDU, self.max_pdu.max(LEAST_PDU)),
-        }
     }
 
     fn user_information(&self, request: &AssociateRequest, roles: Vec<RoleSelection>) -> UserInformation {

@@ -136,7 +136,5 @@ async fn refuse(
     comment: &str,
 ) -> Result<(), PduError> {
     association.drain().await?;
-    let mut response = request.response(status);
-    response.error_comment = Some(super::association::error_comment(comment));
-    association.respond(context, "C-STORE", response).await
+    association.respond(context, "C-STORE", request.response(status).with_comment(comment)).await
 }
