@@ -3,8 +3,10 @@
 pub mod ae_title;
 pub mod attributes;
 pub mod charset;
+pub mod dataset;
 pub mod header;
 pub mod json;
+pub mod metadata;
 pub mod part10;
 pub mod sop_class;
 pub mod status;
@@ -16,6 +18,7 @@ pub mod xml;
 
 pub use ae_title::AeTitle;
 pub use attributes::{Attribute, Attributes, Level};
+pub use dataset::Dataset;
 pub use header::{Header, HeaderScanner, ScanError, ScanLimits};
 pub use transfer_syntax::TransferSyntax;
 pub use uid::{InstanceKey, Uid};
