@@ -20,6 +20,12 @@ pub fn start(config: &TelemetryConfig) {
     log_panics();
 }
 
+/// For commands, whose result is on standard output: warnings and errors only.
+pub fn start_for_commands() {
+    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new("warn"));
+    let _ = builder.with_ansi(false).with_target(false).with_writer(OneLineEach::stderr).try_init();
+}
+
 /// A panic is logged with its place and without its message, which may quote what a peer sent.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {

@@ -1,0 +1,18 @@
+//! `relaypacs healthcheck`: an exit code for containers. Asks the running node only.
+
+use crate::cli::client::Client;
+use crate::config::Config;
+use crate::control::Readiness;
+use crate::lifecycle::Exit;
+
+pub async fn run(config: &Config) -> anyhow::Result<Exit> {
+    let Some(client) = Client::of_running_node(config).await else {
+        anyhow::bail!("no node runs on {}", config.node.data_dir.display());
+    };
+    let readiness: Readiness = client.get("/health").await?.json().await?;
+    if let Some(reason) = readiness.reason {
+        anyhow::bail!("the node takes no objects: {reason}");
+    }
+    println!("ready{}", if readiness.database { "" } else { ", without its database" });
+    Ok(Exit::Done)
+}

@@ -1,0 +1,39 @@
+//! API keys: added, listed, revoked. The secret is shown once, in the answer to `add`.
+
+use poem::handler;
+use poem::http::StatusCode;
+use poem::web::{Data, Json, Path};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Control, ControlError, json, lines};
+use crate::auth::Scope;
+use crate::clock::Millis;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NewKey {
+    pub name: String,
+    pub scopes: Vec<Scope>,
+    pub expires_at: Option<Millis>,
+}
+
+#[handler]
+pub async fn list(Data(control): Data<&Control>) -> Answer {
+    Ok(lines(control.keys.list().await?))
+}
+
+#[handler]
+pub async fn add(Data(control): Data<&Control>, Json(new): Json<NewKey>) -> Answer {
+    if new.scopes.is_empty() {
+        return Err(ControlError::refused("a key needs a scope"));
+    }
+    let key = control.keys.add(&new.name, &new.scopes, new.expires_at).await?;
+    Ok(json(StatusCode::CREATED, &serde_json::json!({ "key": key })))
+}
+
+#[handler]
+pub async fn revoke(Data(control): Data<&Control>, Path(id): Path<String>) -> Answer {
+    if !control.keys.revoke(&id).await? {
+        return Err(ControlError::not_found(format!("no key has the id {id}")));
+    }
+    Ok(json(StatusCode::OK, &serde_json::json!({ "revoked": id })))
+}

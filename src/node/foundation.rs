@@ -1,0 +1,127 @@
+//! What is on disk: the spool, the database and what is kept in it. Opening it takes the spool's
+//! lock, so that a node and a command, or two nodes, never work on one data folder.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::auth::Keys;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, ConfigError, SpoolDurability, secret};
+use crate::control::{Control, Running};
+use crate::spool::{Spool, SpoolOptions};
+use crate::store::keys::KeyRows;
+use crate::store::{Routing, Store, StoreError};
+
+/// How long a start waits for a database that does not answer yet, as after a common boot.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(60);
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+
+pub struct Foundation {
+    pub config: Arc<Config>,
+    pub clock: Arc<dyn Clock>,
+    pub store: Store,
+    pub spool: Spool,
+    pub keys: Keys,
+    pub routing: Routing,
+}
+
+impl Foundation {
+    pub async fn open(config: Config) -> anyhow::Result<Foundation> {
+        Self::open_with_clock(config, Arc::new(SystemClock)).await
+    }
+
+    pub async fn open_with_clock(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Foundation> {
+        make_private_dir(&config.node.data_dir)?;
+        let spool = open_spool(&config, clock.clone()).await?;
+        let store = open_store(&config).await?;
+        prepare_tables(&config, &store).await?;
+        let keys = Keys::new(KeyRows::new(store.clone()), clock.clone());
+        let routing = Routing::new(store.clone());
+        Ok(Foundation { config: Arc::new(config), clock, store, spool, keys, routing })
+    }
+
+    pub fn control(&self, running: Option<Running>) -> Control {
+        Control {
+            config: self.config.clone(),
+            clock: self.clock.clone(),
+            store: self.store.clone(),
+            spool: self.spool.clone(),
+            keys: self.keys.clone(),
+            routing: self.routing.clone(),
+            running,
+        }
+    }
+
+    /// The log is closed last.
+    pub async fn close(&self) {
+        self.store.close().await;
+        let spool = self.spool.clone();
+        if tokio::task::spawn_blocking(move || spool.close()).await.is_err() {
+            tracing::error!("the spool did not close in good order; the next start replays its log");
+        }
+    }
+}
+
+/// Everything that the node keeps is for its own user only.
+fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| ConfigError::new(format!("node.data_dir: {}: {error}", dir.display())).into())
+}
+
+async fn open_spool(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Spool> {
+    let options = SpoolOptions {
+        dir: config.spool.dir.clone(),
+        inline_limit: config.spool.inline_limit,
+        segment_size: config.spool.segment_size,
+        retention: config.spool.retention,
+        high_watermark: config.spool.high_watermark,
+        critical_watermark: config.spool.critical_watermark,
+        sync: config.spool.durability == SpoolDurability::Sync,
+        any_file_system: config.spool.any_file_system,
+    };
+    let opened = tokio::task::spawn_blocking(move || Spool::start(options, clock)).await;
+    Ok(opened.context("opening the spool ended early")??)
+}
+
+/// The database, without bringing its tables up to date.
+pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let database = &config.database;
+    let password = match &database.password_file {
+        Some(file) => Some(
+            secret::read(file).map_err(|why| ConfigError::new(format!("database.password_file: {why}")))?,
+        ),
+        None => None,
+    };
+    Ok(Store::open(&database.url, password.as_deref(), database.max_connections).await?)
+}
+
+async fn prepare_tables(config: &Config, store: &Store) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + DATABASE_PATIENCE;
+    loop {
+        match bring_up_to_date(config, store).await {
+            Err(StoreError::Unavailable(error)) if tokio::time::Instant::now() < deadline => {
+                tracing::warn!(%error, "the database does not answer yet");
+                tokio::time::sleep(DATABASE_PAUSE).await;
+            }
+            Ok(true) => return Ok(()),
+            Ok(false) => {
+                let why = "the tables are not up to date; run `relaypacs migrate up`";
+                return Err(ConfigError::new(format!("database.migrate_on_start: {why}")).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn bring_up_to_date(config: &Config, store: &Store) -> Result<bool, StoreError> {
+    if config.database.migrate_on_start {
+        store.migrate_up().await?;
+        return Ok(true);
+    }
+    Ok(store.migration_status().await?.iter().all(|step| step.applied))
+}
