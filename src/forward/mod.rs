@@ -1,31 +1,81 @@
 //! Delivers what was received: rules decide where to, the scheduler when, a transport how.
 //! SENT becomes VERIFIED only by proof from the destination (storage commitment or query).
+//!
+//! `router` follows the log and decides; every destination has a `lane` with its own workers
+//! (`scheduler`) and its own verifier (`verify`). The log keeps what must survive a crash: routing
+//! decisions, outcomes, commitment transactions. Nothing here frees space or touches SQL.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use crate::clock::Millis;
-use crate::dicom::{AeTitle, Uid};
+mod attempts;
+mod breaker;
+pub mod destination;
+mod dimse;
+mod http;
+mod lane;
+mod progress;
+pub mod retry;
+mod router;
+pub mod rule;
+mod scheduler;
+mod stow;
+mod stow_answer;
+mod stow_body;
+pub mod verify;
+
+pub use retry::RetryPolicy;
+pub use verify::{CommitmentReport, ReportOutcome, VerificationPolicy};
+
+use crate::clock::{Clock, Millis};
+use crate::config::{DestinationConfig, RuleConfig, Verify};
+use crate::dicom::AeTitle;
+use crate::spool::{DeliveryPolicy, DeliveryState, Durability, Fact, Spool};
+use destination::Destination;
+use lane::Lane;
+use rule::Rules;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Forward {}
-
-/// A storage commitment report (N-EVENT-REPORT, PS3.4 §J.3.3) as a door received it.
-#[derive(Debug, Clone)]
-pub struct CommitmentReport {
-    pub from: AeTitle,
-    pub peer: std::net::IpAddr,
-    pub transaction_uid: Uid,
-    pub committed: Vec<Uid>,
-    /// SOP Instance UID and FailureReason (0008,1197).
-    pub failed: Vec<(Uid, u16)>,
+pub struct Forward {
+    inner: Arc<Inner>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReportOutcome {
-    Taken,
-    /// No open transaction of that peer has this UID: audited, changes nothing.
-    Unknown,
+/// What does not change while the node runs.
+pub struct ForwardOptions {
+    /// The node's own AE title: calls destinations that name no other.
+    pub ae_title: AeTitle,
+    pub clock: Arc<dyn Clock>,
+    pub retry: RetryPolicy,
+    pub verification: VerificationPolicy,
+}
+
+impl ForwardOptions {
+    pub fn new(ae_title: AeTitle, clock: Arc<dyn Clock>) -> Self {
+        Self { ae_title, clock, retry: RetryPolicy::default(), verification: VerificationPolicy::default() }
+    }
+}
+
+/// Destinations and rules, those of the file and those of SQL together.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    pub destinations: Vec<ConfiguredDestination>,
+    pub rules: Vec<RuleConfig>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ConfiguredDestination {
+    pub config: DestinationConfig,
+    pub from_file: bool,
+    pub paused: bool,
 }
 
 /// A destination as `destination list` and the API show it.
@@ -57,37 +107,309 @@ pub enum ForwardError {
     Spool(#[from] crate::spool::SpoolError),
 }
 
+/// What a destination whose settings change may finish with its old ones.
+const GRACE: Duration = Duration::from_secs(10);
+
+struct Inner {
+    spool: Spool,
+    clock: Arc<dyn Clock>,
+    options: ForwardOptions,
+    rules: RwLock<Rules>,
+    /// Version of rules and destinations, for the entries acknowledged under them.
+    rule_set: AtomicU64,
+    lanes: RwLock<BTreeMap<String, Running>>,
+    /// One change of the setup at a time.
+    changing: tokio::sync::Mutex<()>,
+    unrouted: AtomicU64,
+    stopping: CancellationToken,
+    router: TaskTracker,
+}
+
+#[derive(Clone)]
+struct Running {
+    lane: Arc<Lane>,
+    tasks: TaskTracker,
+}
+
+impl Inner {
+    fn lane(&self, name: &str) -> Result<Arc<Lane>, ForwardError> {
+        let lanes = self.lanes.read();
+        let running = lanes.get(name).ok_or_else(|| ForwardError::UnknownDestination(name.to_owned()))?;
+        Ok(Arc::clone(&running.lane))
+    }
+
+    fn all(&self) -> Vec<Running> {
+        self.lanes.read().values().cloned().collect()
+    }
+
+    fn wake(&self, names: &BTreeSet<String>) {
+        let lanes = self.lanes.read();
+        for running in names.iter().filter_map(|name| lanes.get(name)) {
+            running.lane.wake();
+        }
+    }
+
+    fn count_unrouted(&self) {
+        self.unrouted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn start_lane(&self, destination: Destination, from_file: bool, paused: bool) -> Running {
+        let (lane, settling) = Lane::new(self.spool.clone(), &self.options, destination, from_file, paused);
+        let tasks = TaskTracker::new();
+        tasks.spawn(Arc::clone(&lane).settle(settling));
+        scheduler::start(&lane, &tasks);
+        verify::start(&lane, &tasks);
+        Running { lane, tasks }
+    }
+}
+
+impl Running {
+    /// Attempts under way may end within `grace`; then they are broken off.
+    async fn stop(&self, grace: Duration) {
+        self.lane.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(grace, self.tasks.wait()).await.is_err() {
+            self.lane.cut_off.cancel();
+            let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+        }
+    }
+}
+
 impl Forward {
+    /// Begins to route and deliver. Refuses a setup that does not make sense.
+    pub async fn start(spool: Spool, options: ForwardOptions, setup: Setup) -> Result<Forward, ForwardError> {
+        let position = spool.route_cursor();
+        let inner = Arc::new(Inner {
+            clock: Arc::clone(&options.clock),
+            spool,
+            options,
+            rules: RwLock::default(),
+            rule_set: AtomicU64::new(0),
+            lanes: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
+            unrouted: AtomicU64::new(0),
+            stopping: CancellationToken::new(),
+            router: TaskTracker::new(),
+        });
+        let forward = Forward { inner };
+        forward.replace(setup).await?;
+        forward.inner.router.spawn(router::run(Arc::clone(&forward.inner), position));
+        forward.inner.router.close();
+        Ok(forward)
+    }
+
+    /// Puts another setup in force. Destinations whose settings did not change keep their
+    /// connections. A destination with open deliveries can't be left out.
+    pub async fn replace(&self, setup: Setup) -> Result<(), ForwardError> {
+        let inner = &self.inner;
+        let _alone = inner.changing.lock().await;
+        let version = setup.version();
+        let mut wanted = BTreeMap::new();
+        let mut names = Vec::new();
+        for configured in setup.destinations {
+            let destination = Destination::new(configured.config, &inner.options.ae_title)
+                .map_err(ForwardError::Refused)?;
+            let name = destination.name.clone();
+            names.push(name.clone());
+            if wanted.insert(name, (destination, configured.from_file, configured.paused)).is_some() {
+                return Err(ForwardError::Refused("two destinations have the same name".into()));
+            }
+        }
+        let rules = Rules::new(names, setup.rules).map_err(ForwardError::Refused)?;
+        for running in inner.all() {
+            if !wanted.contains_key(running.lane.name()) {
+                self.refuse_if_open(&running.lane).await?;
+            }
+        }
+        // From here on it succeeds: nothing new is routed to what goes, then it stops.
+        *inner.rules.write() = rules;
+        let policy = |destination: &Destination| DeliveryPolicy {
+            required: destination.config.required,
+            success_is_proof: destination.verify == Verify::None,
+        };
+        let policies = wanted.iter().map(|(name, (destination, ..))| (name.clone(), policy(destination)));
+        inner.spool.set_policies(policies.collect());
+        inner.rule_set.store(version, Ordering::Relaxed);
+        for running in inner.all() {
+            let name = running.lane.name().to_owned();
+            let same = wanted.get(&name).is_some_and(|(destination, from_file, _)| {
+                same_settings(&destination.config, &running.lane.destination.config)
+                    && *from_file == running.lane.from_file
+            });
+            if same {
+                wanted.remove(&name);
+            } else {
+                inner.lanes.write().remove(&name);
+                running.stop(GRACE).await;
+            }
+        }
+        for (name, (destination, from_file, paused)) in wanted {
+            let running = inner.start_lane(destination, from_file, paused);
+            inner.lanes.write().insert(name, running);
+        }
+        Ok(())
+    }
+
+    async fn refuse_if_open(&self, lane: &Lane) -> Result<(), ForwardError> {
+        let sent_is_open = lane.destination.verify != Verify::None;
+        let mut open = vec![DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Poisoned];
+        if sent_is_open {
+            open.push(DeliveryState::Sent);
+        }
+        for state in open {
+            if !self.inner.spool.deliveries(lane.name(), state, None, 1).await?.is_empty() {
+                return Err(ForwardError::Refused(format!(
+                    "destination {:?} has open deliveries; let them finish, or cancel them",
+                    lane.name()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops routing and delivering. Attempts under way may end within `grace`.
+    pub async fn stop(&self, grace: Duration) {
+        self.inner.stopping.cancel();
+        let lanes = self.inner.all();
+        let stops = lanes.iter().map(|running| running.stop(grace));
+        futures_util::future::join_all(stops).await;
+        self.inner.router.wait().await;
+    }
+
+    /// Names the rules and destinations in force; the same setup has the same number.
+    pub fn rule_set(&self) -> u64 {
+        self.inner.rule_set.load(Ordering::Relaxed)
+    }
+
+    /// Objects since the start that no destination took.
+    pub fn unrouted(&self) -> u64 {
+        self.inner.unrouted.load(Ordering::Relaxed)
+    }
+
     /// A destination's report about a transaction; matched to our open ones.
-    pub async fn commitment_report(&self, _report: CommitmentReport) -> ReportOutcome {
-        todo!()
+    pub async fn commitment_report(&self, report: CommitmentReport) -> ReportOutcome {
+        for running in self.inner.all() {
+            if running.lane.destination.ae_title() == Some(&report.from)
+                && verify::commitment::take_report(&running.lane, &report).await == ReportOutcome::Taken
+            {
+                return ReportOutcome::Taken;
+            }
+        }
+        tracing::warn!(
+            from = ?report.from, peer = %report.peer,
+            "a storage commitment report belongs to no open transaction of that peer; it changes nothing"
+        );
+        ReportOutcome::Unknown
     }
 
     /// Whether this AE title is a destination of ours that may open an association to report
     /// storage commitment.
-    pub fn may_report(&self, _ae_title: &AeTitle) -> bool {
-        todo!()
+    pub fn may_report(&self, ae_title: &AeTitle) -> bool {
+        let lanes = self.inner.lanes.read();
+        lanes.values().any(|running| {
+            let destination = &running.lane.destination;
+            destination.verify == Verify::Commitment && destination.ae_title() == Some(ae_title)
+        })
     }
 
     pub fn destinations(&self) -> Vec<DestinationStatus> {
-        todo!()
+        self.inner.all().iter().map(|running| status(&running.lane)).collect()
     }
 
-    pub fn pause(&self, _name: &str) -> Result<(), ForwardError> {
-        todo!()
+    /// Begins nothing new for this destination until it is resumed.
+    pub fn pause(&self, name: &str) -> Result<(), ForwardError> {
+        self.inner.lane(name)?.set_paused(true);
+        Ok(())
     }
 
-    pub fn resume(&self, _name: &str) -> Result<(), ForwardError> {
-        todo!()
+    pub fn resume(&self, name: &str) -> Result<(), ForwardError> {
+        self.inner.lane(name)?.set_paused(false);
+        Ok(())
     }
 
     /// Queues what was received since `since` and never went to `name`; returns how many.
-    pub async fn backfill(&self, _name: &str, _since: Millis) -> Result<u64, ForwardError> {
-        todo!()
+    pub async fn backfill(&self, name: &str, since: Millis) -> Result<u64, ForwardError> {
+        const PAGE: usize = 500;
+        let lane = self.inner.lane(name)?;
+        let spool = &self.inner.spool;
+        let mut queued = 0;
+        let mut after = None;
+        loop {
+            let page = spool.entries(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            let at = self.inner.clock.now();
+            let wanted = page.iter().filter(|state| {
+                let went = state.deliveries.iter().any(|delivery| delivery.destination == name);
+                state.received_at >= since && !state.conflict && !went
+            });
+            let destinations = vec![name.to_owned()];
+            let decide = |id| Fact::Routed { entry: id, destinations: destinations.clone(), at };
+            let decisions: Vec<Fact> = wanted.map(|state| decide(state.id)).collect();
+            if decisions.is_empty() {
+                continue;
+            }
+            queued += decisions.len() as u64;
+            let position = spool.append(decisions, Durability::Synced).await?;
+            spool.applied(position).await?;
+            lane.wake();
+        }
+        Ok(queued)
     }
 
-    /// Connects and asks for nothing (C-ECHO, or QIDO with limit=0): `Ok` says how it went.
-    pub async fn echo(&self, _name: &str) -> Result<String, ForwardError> {
-        todo!()
+    /// Connects and asks for nothing (C-ECHO, or QIDO with limit=1): `Ok` says how it went. A
+    /// destination that answers is tried again at once.
+    pub async fn echo(&self, name: &str) -> Result<String, ForwardError> {
+        let lane = self.inner.lane(name)?;
+        let answer = match &lane.destination.reach {
+            destination::Reach::Dimse(peer) => dimse::echo(peer).await,
+            destination::Reach::Stow(peer) => http::echo(peer).await,
+        };
+        match answer {
+            Ok(answer) => {
+                lane.works();
+                lane.wake();
+                Ok(answer)
+            }
+            Err(failure) => Err(ForwardError::Refused(failure.reason)),
+        }
     }
+}
+
+fn status(lane: &Lane) -> DestinationStatus {
+    let (up, reason, next_try) = lane.health();
+    let counts = lane.spool.counts();
+    let count = |state| counts.of(lane.name(), state);
+    DestinationStatus {
+        name: lane.name().to_owned(),
+        kind: lane.destination.kind().to_owned(),
+        address: lane.destination.address(),
+        from_file: lane.from_file,
+        paused: lane.is_paused(),
+        up,
+        reason: reason.or_else(|| lane.unproven.remark()),
+        next_try,
+        queued: count(DeliveryState::Queued),
+        sent: count(DeliveryState::Sent),
+        verified: count(DeliveryState::Verified),
+        deferred: count(DeliveryState::Deferred),
+        poisoned: count(DeliveryState::Poisoned),
+    }
+}
+
+impl Setup {
+    /// The same rules and destinations have the same version, also after a restart.
+    fn version(&self) -> u64 {
+        let names: Vec<&str> =
+            self.destinations.iter().map(|configured| configured.config.name.as_str()).collect();
+        let written = serde_json::to_vec(&(names, &self.rules)).unwrap_or_default();
+        let digest = Sha256::digest(written);
+        let first: [u8; 8] = std::array::from_fn(|at| digest[at]);
+        // SQL and JSON readers keep 63 bits at most exactly; 53 survive everywhere.
+        u64::from_be_bytes(first) >> 11
+    }
+}
+
+fn same_settings(one: &DestinationConfig, other: &DestinationConfig) -> bool {
+    serde_json::to_value(one).ok() == serde_json::to_value(other).ok()
 }

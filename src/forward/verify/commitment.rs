@@ -1,0 +1,309 @@
+//! Storage commitment as SCU (PS3.4 Annex J): N-ACTION asks, N-EVENT-REPORT answers, on the same
+//! association or on one that the destination opens to us, minutes or a restart later.
+//!
+//! A transaction is durable before it is asked for. A report counts only for an open transaction,
+//! from the configured peer.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use dicom_dictionary_std::tags;
+use tokio_util::task::TaskTracker;
+
+use super::data_set::{EventInformation, Writer};
+use super::unproven::Transaction;
+use super::{Asked, Trouble, close, doubt, lost, still_sent, verified};
+use crate::dicom::status::Status;
+use crate::dicom::transfer_syntax::{EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN};
+use crate::dicom::{AeTitle, TransferSyntax, Uid};
+use crate::dimse::command::{Command, field};
+use crate::dimse::message::Received;
+use crate::dimse::scu::{Association, Peer, Proposal, ScuError};
+use crate::forward::destination::Reach;
+use crate::forward::lane::Lane;
+use crate::spool::{Durability, Fact, SpoolEntry, SpoolError};
+
+/// Storage Commitment Push Model SOP Class, and its well-known instance (PS3.4 §J.3.5).
+pub const PUSH_MODEL: &str = "1.2.840.10008.1.20.1";
+pub const PUSH_MODEL_INSTANCE: &str = "1.2.840.10008.1.20.1.1";
+/// Request Storage Commitment (PS3.4 §J.3.2.1.1).
+const REQUEST_STORAGE_COMMITMENT: u16 = 1;
+/// Event information of so many objects is a few MiB; nobody gets more out of us.
+const LONGEST_REPORT: usize = 4 << 20;
+
+/// A storage commitment report (N-EVENT-REPORT, PS3.4 §J.3.3) as a door received it.
+#[derive(Debug, Clone)]
+pub struct CommitmentReport {
+    pub from: AeTitle,
+    pub peer: IpAddr,
+    pub transaction_uid: Uid,
+    pub committed: Vec<Uid>,
+    /// SOP Instance UID and FailureReason (0008,1197).
+    pub failed: Vec<(Uid, u16)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReportOutcome {
+    Taken,
+    /// No open transaction of that peer has this UID: audited, changes nothing.
+    Unknown,
+}
+
+/// Asks for the commitment of these objects.
+pub(super) async fn ask(
+    lane: &Arc<Lane>,
+    tasks: &TaskTracker,
+    entries: &[Arc<SpoolEntry>],
+) -> Result<Asked, Trouble> {
+    let Reach::Dimse(peer) = &lane.destination.reach else {
+        return Ok(Asked::NotOffered("not a DIMSE destination".into()));
+    };
+    let not_offered = || Asked::NotOffered("no storage commitment".into());
+    let mut association = match Association::connect(peer, &[proposal()]).await {
+        Ok(association) => association,
+        Err(ScuError::NoContext(_)) => return Ok(not_offered()),
+        Err(error) => return Err(Trouble::Failed(error.to_string())),
+    };
+    let writer = association.any_context(PUSH_MODEL).and_then(|(_, syntax)| Writer::new(syntax.encoding));
+    let Some(writer) = writer else {
+        association.release().await;
+        return Ok(not_offered());
+    };
+    let transaction_uid = open(lane, entries).await?;
+    crate::failpoint::pass("commitment_requested");
+    let information = action_information(writer, &transaction_uid, entries);
+    let asked =
+        association.action(PUSH_MODEL, PUSH_MODEL_INSTANCE, REQUEST_STORAGE_COMMITMENT, &information).await;
+    match asked {
+        Ok(status) if status == Status::SUCCESS || status.is_warning() => {
+            await_report(lane, tasks, association, peer.clone(), transaction_uid);
+            Ok(Asked::Pending)
+        }
+        Ok(status) => {
+            association.release().await;
+            withdraw(lane, transaction_uid).await?;
+            match status {
+                Status::PROCESSING_FAILURE | Status::RESOURCE_LIMITATION => {
+                    Err(Trouble::Failed(format!("storage commitment was answered {status}")))
+                }
+                _ => Ok(not_offered()),
+            }
+        }
+        Err(error) => {
+            association.abort().await;
+            withdraw(lane, transaction_uid).await?;
+            Err(Trouble::Failed(error.to_string()))
+        }
+    }
+}
+
+fn proposal() -> Proposal {
+    Proposal {
+        abstract_syntax: PUSH_MODEL.to_owned(),
+        transfer_syntaxes: vec![EXPLICIT_LITTLE_ENDIAN.to_owned(), IMPLICIT_LITTLE_ENDIAN.to_owned()],
+        scp_role: true,
+    }
+}
+
+/// Makes a transaction durable and known, before anybody hears of it.
+async fn open(lane: &Lane, entries: &[Arc<SpoolEntry>]) -> Result<Uid, SpoolError> {
+    let transaction_uid = Uid::generate();
+    let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+    let fact = Fact::CommitmentRequested {
+        transaction_uid: transaction_uid.clone(),
+        destination: lane.name().to_owned(),
+        entries: ids.clone(),
+        at: lane.clock.now(),
+    };
+    lane.spool.append(vec![fact], Durability::Synced).await?;
+    let deadline = Instant::now() + lane.destination.verify_deadline;
+    lane.unproven.opened(transaction_uid.clone(), Transaction { entries: ids, deadline });
+    Ok(transaction_uid)
+}
+
+async fn withdraw(lane: &Lane, transaction_uid: Uid) -> Result<(), SpoolError> {
+    lane.unproven.close(&transaction_uid);
+    close(lane, transaction_uid).await
+}
+
+/// Action information (PS3.4 table J.3-1).
+fn action_information(writer: Writer, transaction_uid: &Uid, entries: &[Arc<SpoolEntry>]) -> Vec<u8> {
+    writer
+        .uid(tags::TRANSACTION_UID, transaction_uid.as_str())
+        .sequence(tags::REFERENCED_SOP_SEQUENCE, entries, |item, entry| {
+            item.uid(tags::REFERENCED_SOP_CLASS_UID, entry.sop_class_uid.as_str())
+                .uid(tags::REFERENCED_SOP_INSTANCE_UID, entry.key.sop_instance_uid.as_str())
+        })
+        .finish()
+}
+
+/// Keeps the association a while for a report to come on it, without holding up the next request.
+fn await_report(
+    lane: &Arc<Lane>,
+    tasks: &TaskTracker,
+    association: Association,
+    peer: Peer,
+    transaction_uid: Uid,
+) {
+    let lane = Arc::clone(lane);
+    tasks.spawn(async move {
+        let mut association = association;
+        let wait = lane.verification.report_wait;
+        let reported = tokio::select! {
+            reported = report_on(&lane, &mut association, &peer, &transaction_uid) => reported,
+            // It may come on another association meanwhile.
+            () = lane.unproven.closed(&transaction_uid) => Ok(()),
+            () = tokio::time::sleep(wait) => Ok(()),
+            () = lane.stopping.cancelled() => Ok(()),
+        };
+        match reported {
+            Ok(()) => association.release().await,
+            // Nothing is lost: the report may come on another association, or is asked for again.
+            Err(error) => {
+                tracing::debug!(destination = lane.name(), %error, "no report on the requesting association");
+                association.abort().await;
+            }
+        }
+    });
+}
+
+async fn report_on(
+    lane: &Lane,
+    association: &mut Association,
+    peer: &Peer,
+    transaction_uid: &Uid,
+) -> Result<(), ScuError> {
+    while lane.unproven.is_open(transaction_uid) {
+        match association.next_request(lane.verification.report_wait).await? {
+            Some(Received::Command { presentation_context_id, command })
+                if command.command_field == field::N_EVENT_REPORT_RQ =>
+            {
+                let syntax = association.any_context(PUSH_MODEL).map(|(_, syntax)| syntax);
+                let data_set = association.read_data_set(LONGEST_REPORT).await?;
+                let status = match data_set.zip(syntax) {
+                    Some((data_set, syntax)) => {
+                        take_event(lane, &peer.called_ae_title, &command, &data_set, syntax).await
+                    }
+                    None => Status::RESOURCE_LIMITATION,
+                };
+                association.respond(presentation_context_id, &command.response(status)).await?;
+            }
+            Some(Received::Command { presentation_context_id, command }) => {
+                let response = command.response(Status::UNRECOGNIZED_OPERATION);
+                association.respond(presentation_context_id, &response).await?;
+            }
+            Some(Received::ReleaseRequested | Received::Aborted) | None => return Ok(()),
+        }
+    }
+    Ok(())
+}
+
+/// A report on the association that we opened ourselves: the peer is the one we connected.
+async fn take_event(
+    lane: &Lane,
+    from: &AeTitle,
+    command: &Command,
+    data_set: &[u8],
+    syntax: &TransferSyntax,
+) -> Status {
+    if !matches!(command.event_type_id, Some(1 | 2)) {
+        return Status::NO_SUCH_EVENT_TYPE;
+    }
+    let Ok(information) = EventInformation::read(data_set, syntax) else {
+        return Status::PROCESSING_FAILURE;
+    };
+    tracing::debug!(destination = lane.name(), %from, "storage commitment report on our association");
+    let EventInformation { transaction_uid, committed, failed } = information;
+    match take(lane, &transaction_uid, committed, failed).await {
+        ReportOutcome::Taken => Status::SUCCESS,
+        ReportOutcome::Unknown => Status::INVALID_ARGUMENT_VALUE,
+    }
+}
+
+/// A report that the destination brought on an association of its own. The caller has matched the
+/// AE title; the address must be the destination's too.
+pub async fn take_report(lane: &Lane, report: &CommitmentReport) -> ReportOutcome {
+    let Reach::Dimse(peer) = &lane.destination.reach else { return ReportOutcome::Unknown };
+    if !lane.unproven.is_open(&report.transaction_uid) || !is_at(peer, report.peer).await {
+        return ReportOutcome::Unknown;
+    }
+    take(lane, &report.transaction_uid, report.committed.clone(), report.failed.clone()).await
+}
+
+async fn is_at(peer: &Peer, address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    if let Ok(host) = peer.host.parse::<IpAddr>() {
+        return host.to_canonical() == address;
+    }
+    let resolved = tokio::net::lookup_host((peer.host.as_str(), peer.port)).await;
+    resolved.is_ok_and(|mut found| found.any(|found| found.ip().to_canonical() == address))
+}
+
+async fn take(
+    lane: &Lane,
+    transaction_uid: &Uid,
+    committed: Vec<Uid>,
+    failed: Vec<(Uid, u16)>,
+) -> ReportOutcome {
+    let Some(transaction) = lane.unproven.close(transaction_uid) else { return ReportOutcome::Unknown };
+    let entries = transaction.entries.clone();
+    if let Err(error) = conclude(lane, transaction, committed, failed).await {
+        tracing::error!(destination = lane.name(), %error, "a storage commitment report could not be recorded");
+        lane.unproven.add_later(entries, lane.verification.between_tries);
+    }
+    if let Err(error) = close(lane, transaction_uid.clone()).await {
+        tracing::error!(destination = lane.name(), %error, "a storage commitment could not be closed");
+    }
+    ReportOutcome::Taken
+}
+
+/// What is committed is verified, what failed is sent again, what is not named is asked for again.
+async fn conclude(
+    lane: &Lane,
+    transaction: Transaction,
+    committed: Vec<Uid>,
+    failed: Vec<(Uid, u16)>,
+) -> Result<(), Trouble> {
+    let committed: HashSet<Uid> = committed.into_iter().collect();
+    let failed: HashMap<Uid, u16> = failed.into_iter().collect();
+    for id in transaction.entries {
+        let Some((entry, delivery)) = still_sent(lane, id).await? else { continue };
+        let uid = &entry.key.sop_instance_uid;
+        if let Some(reason) = failed.get(uid) {
+            lost(lane, id, &format!("storage commitment failed with reason {reason:04X}")).await?;
+        } else if committed.contains(uid) && doubt(lane, &entry, &delivery).await?.is_none() {
+            verified(lane, &entry, "commitment").await?;
+        } else {
+            lane.unproven.add_later([id], lane.verification.between_tries);
+        }
+    }
+    Ok(())
+}
+
+/// Transactions whose report did not come by the deadline are given up; their objects are asked
+/// for again.
+pub(super) async fn expire(lane: &Lane) -> Result<(), Trouble> {
+    for (transaction_uid, transaction) in lane.unproven.expired(Instant::now()) {
+        for entry in &transaction.entries {
+            lane.unproven.miss_report(*entry);
+        }
+        lane.unproven.add_later(transaction.entries, std::time::Duration::ZERO);
+        close(lane, transaction_uid).await?;
+    }
+    Ok(())
+}
+
+/// Transactions of an earlier run: a report that comes late still counts.
+pub(super) async fn restore(lane: &Lane) -> Result<(), SpoolError> {
+    let now = lane.clock.now();
+    let open = lane.spool.open_commitments().await?;
+    for transaction in open.into_iter().filter(|open| open.destination == lane.name()) {
+        let waited = now.since(transaction.requested_at);
+        let deadline = Instant::now() + lane.destination.verify_deadline.saturating_sub(waited);
+        let open = Transaction { entries: transaction.entries, deadline };
+        lane.unproven.opened(transaction.transaction_uid, open);
+    }
+    Ok(())
+}
