@@ -295,10 +295,6 @@ impl Forward {
                 return ReportOutcome::Taken;
             }
         }
-        tracing::warn!(
-            from = ?report.from, peer = %report.peer,
-            "a storage commitment report belongs to no open transaction of that peer; it changes nothing"
-        );
         ReportOutcome::Unknown
     }
 

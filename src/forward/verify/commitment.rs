@@ -12,26 +12,22 @@ use std::time::Instant;
 use dicom_dictionary_std::tags;
 use tokio_util::task::TaskTracker;
 
-use super::data_set::{EventInformation, Writer};
+use super::data_set::Writer;
 use super::unproven::Transaction;
 use super::{Asked, Trouble, close, doubt, lost, still_sent, verified};
 use crate::dicom::status::Status;
 use crate::dicom::transfer_syntax::{EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN};
 use crate::dicom::{AeTitle, TransferSyntax, Uid};
 use crate::dimse::command::{Command, field};
+use crate::dimse::commitment_report::{self, FAILURES_EXIST, LIMIT, SOP_CLASS, SOP_INSTANCE, SUCCESSFUL};
 use crate::dimse::message::Received;
 use crate::dimse::scu::{Association, Peer, Proposal, ScuError};
 use crate::forward::destination::Reach;
 use crate::forward::lane::Lane;
 use crate::spool::{Durability, Fact, SpoolEntry, SpoolError};
 
-/// Storage Commitment Push Model SOP Class, and its well-known instance (PS3.4 §J.3.5).
-pub const PUSH_MODEL: &str = "1.2.840.10008.1.20.1";
-pub const PUSH_MODEL_INSTANCE: &str = "1.2.840.10008.1.20.1.1";
 /// Request Storage Commitment (PS3.4 §J.3.2.1.1).
 const REQUEST_STORAGE_COMMITMENT: u16 = 1;
-/// Event information of so many objects is a few MiB; nobody gets more out of us.
-const LONGEST_REPORT: usize = 4 << 20;
 
 /// A storage commitment report (N-EVENT-REPORT, PS3.4 §J.3.3) as a door received it.
 #[derive(Debug, Clone)]
@@ -66,7 +62,7 @@ pub(super) async fn ask(
         Err(ScuError::NoContext(_)) => return Ok(not_offered()),
         Err(error) => return Err(Trouble::Failed(error.to_string())),
     };
-    let writer = association.any_context(PUSH_MODEL).and_then(|(_, syntax)| Writer::new(syntax.encoding));
+    let writer = association.any_context(SOP_CLASS).and_then(|(_, syntax)| Writer::new(syntax.encoding));
     let Some(writer) = writer else {
         association.release().await;
         return Ok(not_offered());
@@ -74,11 +70,10 @@ pub(super) async fn ask(
     let transaction_uid = open(lane, entries).await?;
     crate::failpoint::pass("commitment_requested");
     let information = action_information(writer, &transaction_uid, entries);
-    let asked =
-        association.action(PUSH_MODEL, PUSH_MODEL_INSTANCE, REQUEST_STORAGE_COMMITMENT, &information).await;
+    let asked = association.action(SOP_CLASS, SOP_INSTANCE, REQUEST_STORAGE_COMMITMENT, &information).await;
     match asked {
         Ok(status) if status == Status::SUCCESS || status.is_warning() => {
-            await_report(lane, tasks, association, peer.clone(), transaction_uid);
+            await_report(lane, tasks, association, transaction_uid);
             Ok(Asked::Pending)
         }
         Ok(status) => {
@@ -101,7 +96,7 @@ pub(super) async fn ask(
 
 fn proposal() -> Proposal {
     Proposal {
-        abstract_syntax: PUSH_MODEL.to_owned(),
+        abstract_syntax: SOP_CLASS.to_owned(),
         transfer_syntaxes: vec![EXPLICIT_LITTLE_ENDIAN.to_owned(), IMPLICIT_LITTLE_ENDIAN.to_owned()],
         scp_role: true,
     }
@@ -140,19 +135,13 @@ fn action_information(writer: Writer, transaction_uid: &Uid, entries: &[Arc<Spoo
 }
 
 /// Keeps the association a while for a report to come on it, without holding up the next request.
-fn await_report(
-    lane: &Arc<Lane>,
-    tasks: &TaskTracker,
-    association: Association,
-    peer: Peer,
-    transaction_uid: Uid,
-) {
+fn await_report(lane: &Arc<Lane>, tasks: &TaskTracker, association: Association, transaction_uid: Uid) {
     let lane = Arc::clone(lane);
     tasks.spawn(async move {
         let mut association = association;
         let wait = lane.verification.report_wait;
         let reported = tokio::select! {
-            reported = report_on(&lane, &mut association, &peer, &transaction_uid) => reported,
+            reported = report_on(&lane, &mut association, &transaction_uid) => reported,
             // It may come on another association meanwhile.
             () = lane.unproven.closed(&transaction_uid) => Ok(()),
             () = tokio::time::sleep(wait) => Ok(()),
@@ -172,7 +161,6 @@ fn await_report(
 async fn report_on(
     lane: &Lane,
     association: &mut Association,
-    peer: &Peer,
     transaction_uid: &Uid,
 ) -> Result<(), ScuError> {
     while lane.unproven.is_open(transaction_uid) {
@@ -180,12 +168,10 @@ async fn report_on(
             Some(Received::Command { presentation_context_id, command })
                 if command.command_field == field::N_EVENT_REPORT_RQ =>
             {
-                let syntax = association.any_context(PUSH_MODEL).map(|(_, syntax)| syntax);
-                let data_set = association.read_data_set(LONGEST_REPORT).await?;
+                let syntax = association.any_context(SOP_CLASS).map(|(_, syntax)| syntax);
+                let data_set = association.read_data_set(LIMIT).await?;
                 let status = match data_set.zip(syntax) {
-                    Some((data_set, syntax)) => {
-                        take_event(lane, &peer.called_ae_title, &command, &data_set, syntax).await
-                    }
+                    Some((data_set, syntax)) => take_event(lane, &command, &data_set, syntax).await,
                     None => Status::RESOURCE_LIMITATION,
                 };
                 association.respond(presentation_context_id, &command.response(status)).await?;
@@ -201,25 +187,17 @@ async fn report_on(
 }
 
 /// A report on the association that we opened ourselves: the peer is the one we connected.
-async fn take_event(
-    lane: &Lane,
-    from: &AeTitle,
-    command: &Command,
-    data_set: &[u8],
-    syntax: &TransferSyntax,
-) -> Status {
-    if !matches!(command.event_type_id, Some(1 | 2)) {
+async fn take_event(lane: &Lane, command: &Command, data_set: &[u8], syntax: &TransferSyntax) -> Status {
+    if !matches!(command.event_type_id, Some(SUCCESSFUL | FAILURES_EXIST)) {
         return Status::NO_SUCH_EVENT_TYPE;
     }
-    let Ok(information) = EventInformation::read(data_set, syntax) else {
-        return Status::PROCESSING_FAILURE;
+    let Ok(report) = commitment_report::parse(data_set, syntax) else {
+        return Status::INVALID_ARGUMENT_VALUE;
     };
-    tracing::debug!(destination = lane.name(), %from, "storage commitment report on our association");
-    let EventInformation { transaction_uid, committed, failed } = information;
-    match take(lane, &transaction_uid, committed, failed).await {
-        ReportOutcome::Taken => Status::SUCCESS,
-        ReportOutcome::Unknown => Status::INVALID_ARGUMENT_VALUE,
-    }
+    // Success says that it arrived, also where it belongs to no open transaction: it must be
+    // possible to stop repeating it.
+    take(lane, &report.transaction_uid, report.committed, report.failed).await;
+    Status::SUCCESS
 }
 
 /// A report that the destination brought on an association of its own. The caller has matched the

@@ -13,13 +13,12 @@ use tokio_util::task::TaskTracker;
 
 pub mod commitment;
 mod comparison;
-pub mod data_set;
+mod data_set;
 mod find;
 mod qido;
 mod unproven;
 
 pub use commitment::{CommitmentReport, ReportOutcome};
-pub use data_set::EventInformation;
 pub use unproven::Unproven;
 
 use super::destination::{Failure, Reach};
