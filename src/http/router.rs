@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::{Addr, Endpoint, Request, Response, Route};
 
-use super::dicomweb::{stow, wado};
+use super::dicomweb::{bulk_data, metadata, qido, stow, wado};
 use super::error::ApiError;
 use super::health;
 use super::principal::authenticate;
@@ -86,6 +86,25 @@ fn entries() -> Vec<Entry> {
         get("/dicom-web/studies/:study/series/:series", Read, |call| Box::pin(wado::retrieve_many(call))),
         get("/dicom-web/studies/:study/series/:series/instances/:instance", Read, |call| {
             Box::pin(wado::retrieve_instance(call))
+        }),
+        get("/dicom-web/studies/:study/metadata", Read, |call| Box::pin(metadata::retrieve(call))),
+        get("/dicom-web/studies/:study/series/:series/metadata", Read, |call| {
+            Box::pin(metadata::retrieve(call))
+        }),
+        get("/dicom-web/studies/:study/series/:series/instances/:instance/metadata", Read, |call| {
+            Box::pin(metadata::retrieve(call))
+        }),
+        get("/dicom-web/studies/:study/series/:series/instances/:instance/bulkdata/*path", Read, |call| {
+            Box::pin(bulk_data::retrieve(call))
+        }),
+        // PS3.18 §10.6: Search.
+        get("/dicom-web/studies", Read, |call| Box::pin(qido::studies(call))),
+        get("/dicom-web/series", Read, |call| Box::pin(qido::series(call))),
+        get("/dicom-web/instances", Read, |call| Box::pin(qido::instances(call))),
+        get("/dicom-web/studies/:study/series", Read, |call| Box::pin(qido::series(call))),
+        get("/dicom-web/studies/:study/instances", Read, |call| Box::pin(qido::instances(call))),
+        get("/dicom-web/studies/:study/series/:series/instances", Read, |call| {
+            Box::pin(qido::instances(call))
         }),
     ]
 }

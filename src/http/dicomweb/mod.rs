@@ -7,10 +7,14 @@ use percent_encoding::percent_decode_str;
 use poem::Request;
 
 pub mod accept;
+pub mod bulk_data;
 pub mod media;
+pub mod metadata;
 pub mod multipart;
+pub mod qido;
 mod range;
 mod resource;
+mod search_parameters;
 pub mod stow;
 mod stow_answer;
 mod syntaxes;
