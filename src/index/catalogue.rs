@@ -39,6 +39,11 @@ pub async fn apply(tx: &mut Transaction<'static, Any>, facts: &[Followed]) -> Re
     }
 }
 
+/// Moves on without applying `fact`.
+pub(super) async fn pass_over(tx: &mut Transaction<'static, Any>, fact: &Followed) -> Result<(), StoreError> {
+    store_position(tx, fact.after).await
+}
+
 /// Where the index stands in the log.
 pub async fn position<'c>(executor: impl Executor<'c, Database = Any>) -> Result<LogPosition, StoreError> {
     let row =

@@ -109,6 +109,13 @@ impl Indexer {
     }
 
     async fn apply(&self, follows: LogPosition, facts: &[Followed]) -> Result<Applied, StoreError> {
+        match self.apply_together(follows, facts).await {
+            Err(error) if error.is_about_values() => self.apply_one_by_one(follows, facts).await,
+            other => other,
+        }
+    }
+
+    async fn apply_together(&self, follows: LogPosition, facts: &[Followed]) -> Result<Applied, StoreError> {
         let mut tx = self.store.begin_write().await?;
         let stored = catalogue::position(&mut *tx).await?;
         if stored != follows {
@@ -117,6 +124,30 @@ impl Indexer {
         catalogue::apply(&mut tx, facts).await?;
         tx.commit().await?;
         Ok(Applied::At(facts.last().map_or(follows, |last| last.after)))
+    }
+
+    /// One fact that the database will never take must not keep out all that follow it: it is
+    /// passed over, and told. The object itself is safe in the log.
+    async fn apply_one_by_one(
+        &self,
+        mut follows: LogPosition,
+        facts: &[Followed],
+    ) -> Result<Applied, StoreError> {
+        for fact in facts {
+            match self.apply_together(follows, std::slice::from_ref(fact)).await {
+                Ok(Applied::At(after)) => follows = after,
+                Ok(elsewhere) => return Ok(elsewhere),
+                Err(error) if error.is_about_values() => {
+                    tracing::error!(%error, position = fact.after.0, "a fact of the log can't be indexed");
+                    let mut tx = self.store.begin_write().await?;
+                    catalogue::pass_over(&mut tx, fact).await?;
+                    tx.commit().await?;
+                    follows = fact.after;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Applied::At(follows))
     }
 
     fn publish(&self, position: LogPosition) {

@@ -17,7 +17,7 @@ mod indexer;
 mod predicate;
 mod rebuild;
 mod rows;
-mod search;
+pub mod search;
 
 use crate::dicom::{InstanceKey, Uid};
 use crate::lifecycle::Stage;
@@ -113,10 +113,14 @@ impl Index {
     /// Waits, briefly and bounded, until the index has passed the log's position at arrival, so
     /// that every door reads its own writes; then answers, from the cache where it can.
     pub async fn search(&self, query: &Query) -> Result<Arc<Matches>, IndexError> {
-        self.catch_up().await;
+        let is_current = self.catch_up().await;
         let mut query = query.clone();
         query.page.limit = query.page.limit.min(self.inner.options.max_rows);
         let search = search::search(&self.inner.store, &query);
+        if !is_current {
+            // What is kept is as old as the index. Of a database that is down, say so instead.
+            return search.await.map(Arc::new);
+        }
         self.inner.cache.get(&query, search).await
     }
 
@@ -135,6 +139,8 @@ impl Index {
     /// Drops the rows of held objects and reads the log anew; rows of freed objects stay. Also
     /// from another process than the node's: its indexer notices.
     pub async fn reindex(&self) -> Result<(), StoreError> {
+        // The log may have dropped what was purged already; that is known here once it is read.
+        self.catch_up().await;
         reindex(&self.inner.store).await
     }
 
@@ -153,12 +159,12 @@ impl Index {
         self.inner.store.ping().await
     }
 
-    /// An index that does not catch up in time answers with what it has: late beats never.
-    async fn catch_up(&self) {
+    /// Whether it did, in time; one that did not answers with what it has.
+    async fn catch_up(&self) -> bool {
         let target = self.inner.spool.durable_position();
         let mut position = self.inner.progress.position.subscribe();
         let passed = position.wait_for(|position| *position >= target);
-        let _ = tokio::time::timeout(self.inner.options.patience, passed).await;
+        tokio::time::timeout(self.inner.options.patience, passed).await.is_ok_and(|passed| passed.is_ok())
     }
 }
 

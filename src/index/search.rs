@@ -29,7 +29,8 @@ enum OutputKind {
     Freed,
 }
 
-pub(super) async fn search(store: &Store, query: &Query) -> Result<Matches, IndexError> {
+/// Asks the database itself: no cache, no waiting.
+pub async fn search(store: &Store, query: &Query) -> Result<Matches, IndexError> {
     if query.page.limit == 0 {
         return Ok(Matches { rows: Vec::new(), more: false });
     }
@@ -148,7 +149,7 @@ fn matched(outputs: &[Output], row: &AnyRow) -> Result<Match, StoreError> {
 }
 
 /// See [`super::Index::instances`].
-pub(super) async fn instances(
+pub async fn instances(
     store: &Store,
     scope: &Scope,
     after: Option<EntryId>,

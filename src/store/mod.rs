@@ -67,6 +67,20 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+impl StoreError {
+    /// Whether the database refused the values themselves, so that trying again can't help.
+    pub fn is_about_values(&self) -> bool {
+        let StoreError::Database(sqlx::Error::Database(error)) = self else { return false };
+        let Some(code) = error.code() else { return false };
+        if code.len() == 5 {
+            // PostgreSQL error classes: 22 data, 23 constraints, 54 program limits.
+            return ["22", "23", "54"].iter().any(|class| code.starts_with(class));
+        }
+        // SQLite: TOOBIG, CONSTRAINT, MISMATCH, in the low byte of the extended code.
+        code.parse::<u32>().is_ok_and(|code| [18, 19, 20].contains(&(code & 0xff)))
+    }
+}
+
 /// Whether the server, not the statement, is what failed.
 fn is_outage(error: &sqlx::Error) -> bool {
     match error {

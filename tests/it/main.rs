@@ -1,1 +1,4 @@
+//! Integration tests: parts of the node together, against real files, databases and peers.
 
+mod index;
+mod support;

@@ -1,0 +1,3 @@
+//! What the tests share: databases, peers, objects.
+
+pub mod postgres;
