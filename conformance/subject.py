@@ -255,7 +255,13 @@ class Orthanc(Started):
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
         }
         self.config_file = self.folder / "orthanc.json"
-        self.config_file.write_text(json.dumps(base | (config or {})))
+        self.config = base
+        self.reconfigure(config or {})
+
+    def reconfigure(self, changes):
+        """Counts from the next start."""
+        self.config = self.config | changes
+        self.config_file.write_text(json.dumps(self.config))
 
     def start(self):
         self.spawn(["Orthanc", str(self.config_file)])

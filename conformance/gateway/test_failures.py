@@ -1,0 +1,150 @@
+"""Disks that are full or fail, a database that is away: what is still promised, and what is no longer."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+import requests
+
+import clients
+import instances
+import postgres
+from pdu import Closed
+from subject import binary
+from waiting import wait_until
+
+pytestmark = [pytest.mark.relaypacs, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 96 MiB, real ext4 on a loop device."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    image, mount = tmp_path / "disk.img", tmp_path / "disk"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(96 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], check=True, capture_output=True)
+    done = subprocess.run(["mount", "-o", "loop", str(image), str(mount)], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"no loop mount here: {done.stderr}")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def fill(node, association, size, most=400):
+    """Stores until it is refused; (acknowledged, the status that refused)."""
+    taken = []
+    for _ in range(most):
+        one = instances.instance(pixel_bytes=size)
+        reply = association.store(1, one.sop_class, one.sop_instance, one.data_set)
+        if reply.status != 0:
+            return taken, reply.status
+        taken.append(one)
+    return taken, 0
+
+
+@pytest.mark.root
+@pytest.mark.item(41)
+@pytest.mark.parametrize("size", [60_000, 1_500_000], ids=["in-the-log", "in-files"])
+def test_a_full_disk_is_a700_and_503_and_the_association_lives(make_subject, small_disk, size):
+    """F113: nothing acknowledged is lost, and the node takes objects again when there is room."""
+    node = make_subject({"spool": {"dir": str(small_disk / "spool"), "segment_size": "8 MiB", "inline_limit": "1 MiB"}})
+    one = instances.instance(pixel_bytes=size)
+    association, _ = clients.associate(node, [one])
+    taken, status = fill(node, association, size, 2000)
+    assert status == 0xA700 and taken
+    again = association.store(1, one.sop_class, one.sop_instance, one.data_set)
+    assert again.status == 0xA700, "the association lives"
+    response = clients.stow(node, [one])
+    assert response.status_code == 503 and "Retry-After" in response.headers
+    association.release()
+    assert clients.echo(node) == 0
+    held = node.held()
+    assert all(held.get(each.sop_instance) == [each.sha256] for each in taken)
+    assert one.sop_instance not in held
+    ready = requests.get(f"http://127.0.0.1:{node.http_port}/health/ready", timeout=10)
+    assert ready.status_code == 503
+
+
+@pytest.mark.item(41)
+def test_a_disk_over_the_critical_watermark_is_a700(make_subject):
+    node = make_subject({"spool": {"high_watermark": 0.0001, "critical_watermark": 0.0002}}, start=False)
+    node.start(ready=False)
+    wait_until(lambda: can_echo(node), "it listens", 20)
+    one = instances.instance()
+    try:
+        replies = clients.store(node, [one, one])
+        assert [reply.status for reply in replies] == [0xA700, 0xA700]
+    except AssertionError as refused:
+        assert "PDU 0x3 00020301" in str(refused), "else rejected for now (2/3/1)"
+
+
+def can_echo(node):
+    try:
+        return clients.echo(node) == 0
+    except (OSError, AssertionError, Closed):
+        return False
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
+def test_a_failed_sync_acknowledges_nothing_and_stops_the_node(make_subject, call):
+    """F114: a sync is never tried again; exit 75, and what was acknowledged before is there."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    node = make_subject({"spool": {"inline_limit": "16 KiB"}})
+    before = instances.study(5)
+    clients.store_all(node, before)
+    node.stop()
+    serve = [str(binary()), "serve", "--config", str(node.config_file)]
+    node.spawn(["strace", "-f", "-qq", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=25+", "-o", "/dev/null", *serve])
+    node.wait_ready(60)
+    acknowledged, failed = [], None
+    try:
+        association, _ = clients.associate(node, before)
+        for number in range(200):
+            one = instances.instance(pixel_bytes=40_000 if number % 2 else 2_000)
+            reply = association.store(1, one.sop_class, one.sop_instance, one.data_set)
+            if reply.status != 0:
+                failed = reply.status
+                break
+            acknowledged.append(one)
+    except (Closed, OSError):
+        pass
+    assert failed in (None, 0xA700), f"{failed:04X}"
+    wait_until(node.died, "the node stops", 30)
+    assert node.process.returncode == 75, node.log_tail()
+    node.start()
+    held = node.held()
+    assert all(held.get(one.sop_instance) == [one.sha256] for one in before + acknowledged)
+
+
+@pytest.mark.sql
+def test_receiving_goes_on_while_the_database_is_away(make_subject):
+    """F116: C-STORE is still 0000, and the index catches up."""
+    if postgres.binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = postgres.PostgreSQL()
+    try:
+        node = make_subject(start=False)
+        node.configure(node.config | {"database": {"url": server.database()}})
+        node.start()
+        before = instances.study(3)
+        clients.store_all(node, before)
+        clients.indexed(node, before)
+        server.stop("immediate")
+        during = instances.study(5)
+        clients.store_all(node, during)
+        assert clients.echo(node) == 0
+        response = clients.search(node, "/studies?PatientID=NOT-ASKED-BEFORE")
+        assert response.status_code == 503
+        server.start()
+        clients.wait_until(lambda: clients.search(node, "/studies").status_code == 200, "queries are answered again", 30)
+        clients.indexed(node, during)
+    finally:
+        server.remove()

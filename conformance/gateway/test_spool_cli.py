@@ -1,0 +1,72 @@
+"""`relaypacs spool`: what is held, whether it is whole, and out of it as files."""
+
+import pytest
+from pydicom import dcmread
+
+import clients
+import instances
+from instances import sha256, split_part10
+
+pytestmark = pytest.mark.relaypacs
+
+
+@pytest.fixture(scope="module")
+def many(subject):
+    stored = instances.study(5) + [instances.instance("1.2.840.10008.1.2.1.99"), instances.instance(pixel_bytes=3_000_000)]
+    clients.store_all(subject, stored[:3] + stored[5:])
+    clients.stow_all(subject, stored[3:5])
+    return stored
+
+
+def test_list_names_each_object_with_its_digest(subject, many):
+    lines = {line["sop_instance_uid"]: line for line in subject.lines("spool", "list")}
+    assert {one.sop_instance: one.sha256 for one in many} == {uid: line["data_set_sha256"] for uid, line in lines.items()}
+    for one in many:
+        assert lines[one.sop_instance]["transfer_syntax_uid"] == one.transfer_syntax
+        assert lines[one.sop_instance]["size"] > len(one.data_set)
+
+
+def test_the_text_for_people_names_them_too(subject, many):
+    text = subject.run("spool", "list").stdout
+    assert all(one.sop_instance in text for one in many)
+
+
+def test_status_counts(subject, many):
+    (status,) = subject.lines("spool", "status")
+    assert len(many) in status.values()
+    assert subject.run("spool", "status").stdout
+
+
+def test_verify_rehashes_everything(subject, many):
+    *damaged, total = subject.lines("spool", "verify")
+    assert damaged == [] and total["verified"] == len(many) and total["damaged_entries"] == 0
+
+
+@pytest.mark.item(51)
+def test_export_writes_part_10_files(subject, many, tmp_path):
+    subject.run("spool", "export", tmp_path / "out")
+    files = {}
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        data = path.read_bytes()
+        meta, data_set = split_part10(data)
+        files[meta[3].rstrip(b"\0").decode()] = sha256(data_set)
+        assert dcmread(path).file_meta.MediaStorageSOPInstanceUID == meta[3].rstrip(b"\0").decode()
+        assert "/" not in path.name and ".." not in path.name
+    assert files == {one.sop_instance: one.sha256 for one in many}
+
+
+def test_export_does_not_write_into_a_folder_that_is_in_use(subject, many, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert subject.run("spool", "export", tmp_path, check=False).returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_commands_work_while_no_node_runs(make_subject):
+    node = make_subject()
+    one = instances.instance()
+    clients.store_all(node, [one])
+    node.stop()
+    assert node.held() == {one.sop_instance: [one.sha256]}
+    assert node.run("spool", "verify").returncode == 0
+    node.start()
+    assert node.held() == {one.sop_instance: [one.sha256]}
