@@ -16,12 +16,16 @@ use crate::store::StoreError;
 mod check_config;
 pub mod client;
 mod destination;
+mod echo;
+mod find;
 mod healthcheck;
 mod key;
 mod migrate;
 mod output;
 mod peer;
 mod reindex;
+mod remote;
+mod send;
 mod spool;
 
 #[derive(Parser)]
@@ -57,6 +61,12 @@ enum Command {
     /// API keys for the HTTP door
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Ask a peer whether it is there (C-ECHO)
+    Echo(echo::EchoArgs),
+    /// Send Part 10 files to a peer (C-STORE)
+    Send(send::SendArgs),
+    /// Ask a peer what it has (C-FIND)
+    Find(find::FindArgs),
 }
 
 /// The whole program.
@@ -93,6 +103,9 @@ fn run(command: Command, config: Config) -> anyhow::Result<Exit> {
             Command::Destination(command) => destination::run(command, &config).await,
             Command::Peer(command) => peer::run(command, &config).await,
             Command::Key(command) => key::run(command, &config).await,
+            Command::Echo(args) => echo::run(args, &config).await,
+            Command::Send(args) => send::run(args, &config).await,
+            Command::Find(args) => find::run(args, &config).await,
         }
     })
 }

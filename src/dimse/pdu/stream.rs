@@ -157,6 +157,11 @@ impl PduStream {
         missing.min(begun.max(READ))
     }
 
+    #[cfg(test)]
+    pub(super) fn buffered_capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Encodes and writes one PDU with one write.
     pub async fn send(&mut self, pdu: &Pdu) -> Result<(), PduError> {
         let mut bytes = Vec::new();
