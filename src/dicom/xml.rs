@@ -33,7 +33,7 @@ fn push_start(xml: &mut String, dataset: &Dataset, tag: Tag, vr: VR) {
     let creator = private_creator(dataset, tag);
     let number = if creator.is_some() { tag.element() & 0x00FF } else { tag.element() };
     push(xml, format_args!("<DicomAttribute tag=\"{:04X}{number:04X}\" vr=\"{vr}\"", tag.group()));
-    if let Some(entry) = StandardDataDictionary.by_tag(tag).filter(|_| tag.group() % 2 == 0) {
+    if let Some(entry) = StandardDataDictionary.by_tag(tag).filter(|_| tag.group().is_multiple_of(2)) {
         push(xml, format_args!(" keyword=\"{}\"", entry.alias));
     }
     if let Some(creator) = creator {
