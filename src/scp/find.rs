@@ -183,10 +183,8 @@ async fn answer(
     };
     let Matches { rows, more } = Arc::as_ref(&matches);
     let message_id = request.message_id.unwrap_or_default();
-    let pending = match question.supported {
-        true => request.response(Status::PENDING),
-        false => request.response(Status::PENDING_WITHOUT_OPTIONAL_KEYS),
-    };
+    let status = if question.supported { Status::PENDING } else { Status::PENDING_WITHOUT_OPTIONAL_KEYS };
+    let pending = Command { has_data_set: true, ..request.response(status) };
     let retrieve_ae_title = association.peer.called_ae_title.clone();
     for row in rows {
         if association.messages.poll_cancel(message_id).await? {
