@@ -52,7 +52,9 @@ impl MessageStream {
         command: &Command,
         data_set: Option<&[u8]>,
     ) -> Result<(), PduError> {
-        let mut values = self.command_values(context_id, command);
+        // Whether a data set follows is said by what is sent (PS3.7 §E.1, Command Data Set Type).
+        let command = Command { has_data_set: data_set.is_some(), ..command.clone() };
+        let mut values = self.command_values(context_id, &command);
         for fragment in fragments(data_set.map(Bytes::copy_from_slice), self.payload()) {
             values.push(DataValue { presentation_context_id: context_id, is_command: false, ..fragment });
         }
