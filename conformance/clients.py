@@ -7,7 +7,6 @@ import uuid
 from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import (
-    PatientRootQueryRetrieveInformationModelFind as PATIENT_ROOT,
     StudyRootQueryRetrieveInformationModelFind as STUDY_ROOT,
 )
 
@@ -99,15 +98,20 @@ def indexed(subject, instances, seconds=30.0):
     """Waits until a query sees all the instances: the index follows the acknowledgement."""
     for study in {one.study for one in instances}:
         expected = {one.sop_instance for one in instances if one.study == study}
+        wait_until(
+            lambda study=study, expected=expected: expected <= sop_instances(subject, study),
+            f"the index holds study {study}",
+            seconds,
+        )
 
-        def seen():
-            matches = qido(subject, f"/studies/{study}/instances")
-            return expected <= {match["00080018"]["Value"][0] for match in matches}
 
-        wait_until(seen, f"the index holds study {study}", seconds)
+def sop_instances(subject, study):
+    """The SOP Instance UIDs that QIDO tells of a study."""
+    return {match["00080018"]["Value"][0] for match in qido(subject, f"/studies/{study}/instances")}
 
 
 # DICOMweb
+
 
 def multipart(parts, media_type="application/dicom", boundary=None, **parameters):
     """(body, Content-Type) of a multipart/related request; `parts` are bytes or (headers, bytes)."""
@@ -171,9 +175,7 @@ def retrieve(subject, path, **options):
 
 def search(subject, path, params=None, accept="application/dicom+json", **headers):
     """A QIDO request; the response."""
-    return subject.http.get(
-        subject.dicomweb + path, params=params, headers={"Accept": accept} | headers, timeout=60
-    )
+    return subject.http.get(subject.dicomweb + path, params=params, headers={"Accept": accept} | headers, timeout=60)
 
 
 def qido(subject, path, params=None):

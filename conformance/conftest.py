@@ -1,8 +1,8 @@
 """Fixtures of all suites, and the rules of a run: what counts as a failure, what a subject may miss."""
 
 import os
-import tomllib
 import pathlib
+import tomllib
 
 import pytest
 
@@ -12,7 +12,9 @@ REQUIRE_ALL = os.environ.get("RELAYPACS_REQUIRE_ALL") == "1"
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--database", choices=["sqlite", "postgres"], default=os.environ.get("RELAYPACS_TEST_DATABASE", "sqlite"),
+        "--database",
+        choices=["sqlite", "postgres"],
+        default=os.environ.get("RELAYPACS_TEST_DATABASE", "sqlite"),
         help="what the node keeps its index in; postgres starts a private server",
     )
 
@@ -45,7 +47,8 @@ def excuse(items, deviations):
             if name == test or name.startswith(test + "["):
                 entry.add_marker(
                     pytest.mark.xfail(
-                        reason=deviation["reason"], strict=deviation.get("strict", True),
+                        reason=deviation["reason"],
+                        strict=deviation.get("strict", True),
                         run=deviation.get("run", True),
                     )
                 )

@@ -179,7 +179,11 @@ def instance(transfer_syntax=ExplicitVRLittleEndian, pixel_bytes=None, **given):
 
 def study(count, transfer_syntax=ExplicitVRLittleEndian, **given):
     """`count` instances of one series."""
-    common = {"StudyInstanceUID": new_uid(), "SeriesInstanceUID": new_uid(), "PatientID": f"SYN{new_uid()[-9:]}"} | given
+    common = {
+        "StudyInstanceUID": new_uid(),
+        "SeriesInstanceUID": new_uid(),
+        "PatientID": f"SYN{new_uid()[-9:]}",
+    } | given
     return [instance(transfer_syntax, InstanceNumber=number, **common) for number in range(1, count + 1)]
 
 
@@ -193,6 +197,8 @@ def explicit_element(tag, vr, value):
 
 def nested(depth):
     """The start of a data set: `depth` sequences of undefined length within each other, closed."""
-    begin = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    begin = struct.pack("<HH2sHI", 0x0008, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
     end = struct.pack("<HHI", 0xFFFE, 0xE00D, 0) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     return begin * depth + end * depth

@@ -8,6 +8,7 @@ is kept from the table that there is.
 
 import argparse
 import csv
+import os
 import sys
 import tempfile
 import time
@@ -58,10 +59,16 @@ def main():
     rows = []
     for file in all_files:
         by_dimse, comment = c_store(dimse, file.instance)
-        rows.append({
-            "sha256": file.sha256, "file": file.name, "c_store": by_dimse, "stow": stow(web, file.data),
-            "archive": before.get(file.sha256, {}).get("archive", ""), "reason": comment,
-        })
+        rows.append(
+            {
+                "sha256": file.sha256,
+                "file": file.name,
+                "c_store": by_dimse,
+                "stow": stow(web, file.data),
+                "archive": before.get(file.sha256, {}).get("archive", ""),
+                "reason": comment,
+            }
+        )
     dimse.remove()
     web.remove()
     if options.archive:
@@ -71,12 +78,12 @@ def main():
             row["archive"] = asked.get(row["sha256"], "")
     with tempfile.NamedTemporaryFile("w", dir=EXPECTED.parent, newline="", delete=False) as out:
         out.write(HEAD)
-        writer = csv.DictWriter(out, COLUMNS, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\", lineterminator="\n")
+        writer = csv.DictWriter(
+            out, COLUMNS, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\", lineterminator="\n"
+        )
         writer.writeheader()
         writer.writerows(rows)
     EXPECTED.write_text(open(out.name).read())
-    import os
-
     os.unlink(out.name)
     stored = sum(1 for row in rows if row["c_store"] == STORED and not row["file"].startswith("malformed/"))
     real = sum(1 for row in rows if not row["file"].startswith("malformed/"))

@@ -64,9 +64,12 @@ def common_extended_negotiation(uid, service_class, related=()):
     related = b"".join(struct.pack(">H", len(other)) + text(other) for other in related)
     return item(
         0x57,
-        struct.pack(">H", len(uid)) + text(uid)
-        + struct.pack(">H", len(service_class)) + text(service_class)
-        + struct.pack(">H", len(related)) + related,
+        struct.pack(">H", len(uid))
+        + text(uid)
+        + struct.pack(">H", len(service_class))
+        + text(service_class)
+        + struct.pack(">H", len(related))
+        + related,
     )
 
 
@@ -74,8 +77,10 @@ def user_identity(kind, primary, secondary=b"", positive_response=False):
     return item(
         0x58,
         bytes([kind, int(positive_response)])
-        + struct.pack(">H", len(primary)) + primary
-        + struct.pack(">H", len(secondary)) + secondary,
+        + struct.pack(">H", len(primary))
+        + primary
+        + struct.pack(">H", len(secondary))
+        + secondary,
     )
 
 
@@ -97,9 +102,7 @@ def associate_rq(
     reserved_2=b"\0\0",
 ):
     """An A-ASSOCIATE-RQ; `contexts` are (id, abstract syntax, transfer syntaxes) or ready bytes."""
-    encoded = b"".join(
-        entry if isinstance(entry, bytes) else presentation_context(*entry) for entry in contexts
-    )
+    encoded = b"".join(entry if isinstance(entry, bytes) else presentation_context(*entry) for entry in contexts)
     fixed = struct.pack(">H", version) + reserved_2 + ae(called) + ae(calling) + reserved
     user = item(0x50, max_length(maximum) + implementation() + user_items)
     return pdu(A_ASSOCIATE_RQ, fixed + item(0x10, text(application_context)) + encoded + extra_items + user)
@@ -363,7 +366,9 @@ class RawAssociation:
         self.send_command(
             context_id,
             command(
-                AffectedSOPClassUID=VERIFICATION, CommandField=C_ECHO_RQ, MessageID=message_id,
+                AffectedSOPClassUID=VERIFICATION,
+                CommandField=C_ECHO_RQ,
+                MessageID=message_id,
                 CommandDataSetType=NO_DATA_SET,
             ),
         )
@@ -374,8 +379,11 @@ class RawAssociation:
         self.send_command(
             context_id,
             command(
-                AffectedSOPClassUID=sop_class, AffectedSOPInstanceUID=sop_instance,
-                CommandField=C_STORE_RQ, MessageID=message_id, **fields,
+                AffectedSOPClassUID=sop_class,
+                AffectedSOPInstanceUID=sop_instance,
+                CommandField=C_STORE_RQ,
+                MessageID=message_id,
+                **fields,
             ),
         )
 
@@ -396,7 +404,10 @@ class RawAssociation:
         self.send_command(
             context_id,
             command(
-                AffectedSOPClassUID=model, CommandField=C_FIND_RQ, MessageID=message_id, Priority=0,
+                AffectedSOPClassUID=model,
+                CommandField=C_FIND_RQ,
+                MessageID=message_id,
+                Priority=0,
                 CommandDataSetType=0x0001,
             ),
         )

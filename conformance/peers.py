@@ -100,8 +100,12 @@ class Archive:
         if self.commitment is not None:
             application.add_supported_context(StorageCommitmentPushModel)
         handlers = [
-            (evt.EVT_REQUESTED, self._requested), (evt.EVT_C_STORE, self._store), (evt.EVT_N_ACTION, self._action),
-            (evt.EVT_DATA_RECV, self._data), (evt.EVT_ACCEPTED, self._accepted), (evt.EVT_C_ECHO, lambda event: 0),
+            (evt.EVT_REQUESTED, self._requested),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_N_ACTION, self._action),
+            (evt.EVT_DATA_RECV, self._data),
+            (evt.EVT_ACCEPTED, self._accepted),
+            (evt.EVT_C_ECHO, lambda event: 0),
             (evt.EVT_C_FIND, self._find),
         ]
         self.server = application.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
@@ -131,8 +135,14 @@ class Archive:
     def destination(self, name="archive", **changes):
         """The `[[destinations]]` entry that leads here."""
         return {
-            "name": name, "kind": "dimse", "ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port,
-            "verify": "commitment", "timeout": "5s", **changes,
+            "name": name,
+            "kind": "dimse",
+            "ae_title": self.ae_title,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "verify": "commitment",
+            "timeout": "5s",
+            **changes,
         }
 
     def uids(self):
@@ -163,9 +173,14 @@ class Archive:
         request = event.request
         data = request.DataSet.getvalue()
         one = Received(
-            str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID), str(event.context.transfer_syntax),
-            sha256(data), len(data), event.assoc.requestor.ae_title.strip(),
-            (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID), data if self.keep else b"",
+            str(request.AffectedSOPClassUID),
+            str(request.AffectedSOPInstanceUID),
+            str(event.context.transfer_syntax),
+            sha256(data),
+            len(data),
+            event.assoc.requestor.ae_title.strip(),
+            (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID),
+            data if self.keep else b"",
             *identifiers(event),
         )
         if self.hang is not None:
@@ -181,7 +196,8 @@ class Archive:
         asked = event.identifier
         self.queries.append(asked)
         wanted = {
-            "study": asked.get("StudyInstanceUID"), "series": asked.get("SeriesInstanceUID"),
+            "study": asked.get("StudyInstanceUID"),
+            "series": asked.get("SeriesInstanceUID"),
             "sop_instance": asked.get("SOPInstanceUID"),
         }
         with self.lock:
@@ -294,8 +310,11 @@ class Acceptor(pdu.RawAssociation):
         self.send_command(
             context_id,
             pdu.command(
-                AffectedSOPClassUID=pdu.VERIFICATION, CommandField=pdu.C_ECHO_RSP, Status=0,
-                MessageIDBeingRespondedTo=message_id, CommandDataSetType=pdu.NO_DATA_SET,
+                AffectedSOPClassUID=pdu.VERIFICATION,
+                CommandField=pdu.C_ECHO_RSP,
+                Status=0,
+                MessageIDBeingRespondedTo=message_id,
+                CommandDataSetType=pdu.NO_DATA_SET,
             ),
         )
 
@@ -305,7 +324,9 @@ class Acceptor(pdu.RawAssociation):
             pdu.command(
                 AffectedSOPClassUID=message.command["AffectedSOPClassUID"],
                 AffectedSOPInstanceUID=message.command["AffectedSOPInstanceUID"],
-                CommandField=pdu.C_STORE_RSP, Status=status, MessageIDBeingRespondedTo=message.command["MessageID"],
+                CommandField=pdu.C_STORE_RSP,
+                Status=status,
+                MessageIDBeingRespondedTo=message.command["MessageID"],
                 CommandDataSetType=pdu.NO_DATA_SET,
             ),
         )

@@ -29,19 +29,26 @@ class PostgreSQL:
         self.as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         if self.as_user:
             shutil.chown(self.folder, "postgres")
-        self._run("initdb", "-D", str(self.folder / "data"), "-A", "trust", "-U", "relaypacs", "-E", "UTF8", "--locale=C")
+        self._run(
+            "initdb", "-D", str(self.folder / "data"), "-A", "trust", "-U", "relaypacs", "-E", "UTF8", "--locale=C"
+        )
         self.start()
         atexit.register(self.remove)
 
     def _run(self, program, *arguments):
         subprocess.run(
             [*self.as_user, str(self.bin / program), *arguments],
-            check=True, cwd="/", stdout=subprocess.DEVNULL, timeout=120,
+            check=True,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            timeout=120,
         )
 
     def start(self):
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
-        self._run("pg_ctl", "-D", str(self.folder / "data"), "-l", str(self.folder / "log"), "-o", options, "-w", "start")
+        self._run(
+            "pg_ctl", "-D", str(self.folder / "data"), "-l", str(self.folder / "log"), "-o", options, "-w", "start"
+        )
         wait_until(lambda: listens(self.port), "PostgreSQL listens")
 
     def stop(self, mode="fast"):

@@ -95,7 +95,11 @@ class Started(Subject):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAYPACS_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder,
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
                 env=environment | self.environment,
             )
 
@@ -191,7 +195,11 @@ class RelayPacs(Started):
         """`relaypacs ARGUMENTS --config …`; its completed process."""
         done = subprocess.run(
             [str(binary()), *map(str, arguments), "--config", str(self.config_file)],
-            capture_output=True, text=True, timeout=120, cwd=self.folder, **options,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=self.folder,
+            **options,
         )
         if check and done.returncode != 0:
             raise AssertionError(f"relaypacs {' '.join(map(str, arguments))}: {done.returncode}\n{done.stderr}")

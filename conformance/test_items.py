@@ -44,7 +44,8 @@ def test_the_list_and_the_marks_agree():
 def test_what_a_peer_does_otherwise_is_known_by_its_test():
     tests = {
         f"{path.relative_to(HERE)}::{function.name}"
-        for path in HERE.glob("*/test_*.py") for function in ast.parse(path.read_text()).body
+        for path in HERE.glob("*/test_*.py")
+        for function in ast.parse(path.read_text()).body
         if isinstance(function, ast.FunctionDef)
     }
     for name, deviation in tomllib.loads((HERE / "deviations_orthanc.toml").read_text()).items():

@@ -15,12 +15,12 @@ from peers import Received
 
 class WebSink:
     """Behaviour is changed while it runs by assignment:
-      status     answer to STOW as a whole (200; 503, 401 …): a number, or a function of the request's count
-      fail       a function of the Received: FailureReason, or None when it is taken
-      drop       a function of the Received: acknowledged and forgotten
-      hang       an Event: nothing is answered before it is set
-      cut_after  closes the connection when so many bytes of a body came
-      answer     bytes that every QIDO is answered with, instead of the truth
+    status     answer to STOW as a whole (200; 503, 401 …): a number, or a function of the request's count
+    fail       a function of the Received: FailureReason, or None when it is taken
+    drop       a function of the Received: acknowledged and forgotten
+    hang       an Event: nothing is answered before it is set
+    cut_after  closes the connection when so many bytes of a body came
+    answer     bytes that every QIDO is answered with, instead of the truth
     """
 
     def __init__(self, port=0, keep=False, authorization=None):
@@ -127,16 +127,27 @@ class WebSink:
     def received_from(self, file):
         meta, data = split_part10(file)
         text = {number: value.decode("ascii", "replace").rstrip("\0 ") for number, value in meta.items()}
-        header = dcmread(io.BytesIO(file), stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+        header = dcmread(
+            io.BytesIO(file), stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"]
+        )
         return Received(
-            text[2], text[3], text[0x10], sha256(data), len(data), data_set=data if self.keep else b"",
-            study=str(header.get("StudyInstanceUID", "")), series=str(header.get("SeriesInstanceUID", "")),
+            text[2],
+            text[3],
+            text[0x10],
+            sha256(data),
+            len(data),
+            data_set=data if self.keep else b"",
+            study=str(header.get("StudyInstanceUID", "")),
+            series=str(header.get("SeriesInstanceUID", "")),
         )
 
     @staticmethod
     def result(taken, failed):
         def item(one, reason):
-            fields = {"00081150": {"vr": "UI", "Value": [one.sop_class]}, "00081155": {"vr": "UI", "Value": [one.sop_instance]}}
+            fields = {
+                "00081150": {"vr": "UI", "Value": [one.sop_class]},
+                "00081155": {"vr": "UI", "Value": [one.sop_instance]},
+            }
             if reason:
                 fields["00081197"] = {"vr": "US", "Value": [reason]}
             return fields

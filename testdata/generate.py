@@ -21,12 +21,20 @@ from pydicom.sequence import Sequence
 
 HERE = pathlib.Path(__file__).resolve().parent
 IMPLICIT, EXPLICIT, DEFLATED, BIG, RLE, JPEG = (
-    "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5",
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.5",
     "1.2.840.10008.1.2.4.50",
 )
 CT, MR, US_MULTI, SECONDARY, TEXT_SR, PRIVATE = (
-    "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.3.1",
-    "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.88.11", "1.2.826.0.1.3680043.10.1234.1",
+    "1.2.840.10008.5.1.4.1.1.2",
+    "1.2.840.10008.5.1.4.1.1.4",
+    "1.2.840.10008.5.1.4.1.1.3.1",
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.88.11",
+    "1.2.826.0.1.3680043.10.1234.1",
 )
 
 
@@ -112,7 +120,9 @@ def rle_frame(data):
     """One frame of 16-bit pixels as two segments of literal runs (PS3.5 §G)."""
 
     def segment(plane):
-        out = b"".join(bytes([len(run) - 1]) + run for run in (plane[at : at + 128] for at in range(0, len(plane), 128)))
+        out = b"".join(
+            bytes([len(run) - 1]) + run for run in (plane[at : at + 128] for at in range(0, len(plane), 128))
+        )
         return out + b"\0" * (len(out) % 2)
 
     high, low = segment(data[1::2]), segment(data[0::2])
@@ -120,19 +130,43 @@ def rle_frame(data):
 
 
 def report(name):
-    ds = image(name, TEXT_SR, "SR", study="report", Rows=None, Columns=None, PixelData=None, BitsAllocated=None,
-               BitsStored=None, HighBit=None, PixelRepresentation=None, SamplesPerPixel=None,
-               PhotometricInterpretation=None, ImageType=None)
-    ds.CompletionFlag, ds.VerificationFlag, ds.ValueType, ds.ContinuityOfContent = "COMPLETE", "UNVERIFIED", "CONTAINER", "SEPARATE"
+    ds = image(
+        name,
+        TEXT_SR,
+        "SR",
+        study="report",
+        Rows=None,
+        Columns=None,
+        PixelData=None,
+        BitsAllocated=None,
+        BitsStored=None,
+        HighBit=None,
+        PixelRepresentation=None,
+        SamplesPerPixel=None,
+        PhotometricInterpretation=None,
+        ImageType=None,
+    )
+    ds.CompletionFlag, ds.VerificationFlag, ds.ValueType, ds.ContinuityOfContent = (
+        "COMPLETE",
+        "UNVERIFIED",
+        "CONTAINER",
+        "SEPARATE",
+    )
     text = Dataset()
-    text.RelationshipType, text.ValueType, text.TextValue = "CONTAINS", "TEXT", "No findings: nobody was examined.\r\nLine two."
+    text.RelationshipType, text.ValueType, text.TextValue = (
+        "CONTAINS",
+        "TEXT",
+        "No findings: nobody was examined.\r\nLine two.",
+    )
     ds.ContentSequence = Sequence([text])
     return ds
 
 
 def with_everything(name):
     """Private elements, nested sequences, several values, an empty element, Unicode."""
-    ds = image(name, study="everything", PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう", PatientComments="ünï¢ödé  ")
+    ds = image(
+        name, study="everything", PatientName="Yamada^Tarou=山田^太郎=やまだ^たろう", PatientComments="ünï¢ödé  "
+    )
     inner, outer = Dataset(), Dataset()
     inner.CodeValue, inner.CodingSchemeDesignator, inner.CodeMeaning = "1", "99SYN", "inner"
     outer.PurposeOfReferenceCodeSequence = Sequence([inner])
@@ -155,7 +189,9 @@ def good():
     ds = image("rle", study="compressed", series="rle")
     files["rle"] = part10(ds, RLE, encapsulated(ds, rle_frame(ds.PixelData)))
     ds = image("two-fragments", SECONDARY, "OT", study="compressed", series="jpeg")
-    files["two-fragments"] = part10(ds, JPEG, encapsulated(ds, b"\xff\xd8\xff\xe0no real JPEG:", b"nothing decodes it\xff\xd9"))
+    files["two-fragments"] = part10(
+        ds, JPEG, encapsulated(ds, b"\xff\xd8\xff\xe0no real JPEG:", b"nothing decodes it\xff\xd9")
+    )
     ds = image("multi-frame", US_MULTI, "US", study="multi", NumberOfFrames="4")
     ds.PixelData = pixels("multi-frame", 4 * 512)
     files["multi-frame"] = part10(ds, EXPLICIT)
@@ -167,7 +203,11 @@ def good():
     ds = image("undefined-lengths", study="undefined")
     data = encode(ds, EXPLICIT)
     at = data.index(b"\x10\0\x10\0PN")
-    item = b"\xfe\xff\0\xe0\xff\xff\xff\xff" + element(0x00081150, b"UI", CT.encode() + b"\0") + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    item = (
+        b"\xfe\xff\0\xe0\xff\xff\xff\xff"
+        + element(0x00081150, b"UI", CT.encode() + b"\0")
+        + b"\xfe\xff\x0d\xe0\0\0\0\0"
+    )
     sequence = b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + item * 2 + b"\xfe\xff\xdd\xe0\0\0\0\0"
     padding = element(0xFFFCFFFC, b"OB", bytes(32))
     files["undefined-lengths"] = part10(ds, EXPLICIT, data[:at] + sequence + data[at:] + padding)

@@ -20,8 +20,14 @@ from waiting import DeadlinePassed, wait_until
 
 # The steps of the commit path, in the order in which an object passes them.
 FAIL_POINTS = [
-    "offer_begun", "stage_first_byte", "stage_complete", "large_synced", "large_directory_synced", "record_appended",
-    "record_synced", "before_answer",
+    "offer_begun",
+    "stage_first_byte",
+    "stage_complete",
+    "large_synced",
+    "large_directory_synced",
+    "record_appended",
+    "record_synced",
+    "before_answer",
 ]
 RARE = {"large_synced", "large_directory_synced"}
 CONFIG = {
@@ -106,7 +112,9 @@ class Rig:
             until = time.monotonic() + self.random.uniform(0.1, 1.2)
             wait_until(
                 lambda: time.monotonic() > until and any(sender.acknowledged for sender in crew),
-                "something is acknowledged", 20, every=0.005,
+                "something is acknowledged",
+                20,
+                every=0.005,
             )
         if self.node.died():
             raise AssertionError(f"the node ended with {self.node.process.returncode}:\n{self.node.log_tail()}")
@@ -156,7 +164,8 @@ class Rig:
             "offered": len(self.offered),
             "lost": 0,
             "ready_seconds": {
-                "median": round(statistics.median(self.ready_seconds), 3), "max": round(max(self.ready_seconds), 3),
+                "median": round(statistics.median(self.ready_seconds), 3),
+                "max": round(max(self.ready_seconds), 3),
             },
         }
 

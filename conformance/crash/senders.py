@@ -93,13 +93,13 @@ class StowSender(Sender):
             http.trust_env = False
             http.headers["Authorization"] = f"Bearer {self.subject.key}"
             response = http.post(
-                self.subject.dicomweb + "/studies", data=body, timeout=20,
+                self.subject.dicomweb + "/studies",
+                data=body,
+                timeout=20,
                 headers={"Content-Type": content_type, "Accept": "application/dicom+json"},
             )
         assert response.status_code == 200, f"STOW {response.status_code}"
-        answered = {
-            clients.values(item, "00081155")[0] for item in response.json()["00081199"]["Value"]
-        }
+        answered = {clients.values(item, "00081155")[0] for item in response.json()["00081199"]["Value"]}
         for one in several:
             if one.sop_instance in answered:
                 self.acknowledge(one)

@@ -11,7 +11,10 @@ from clients import ANY_DICOM, parts_of, wado
 from instances import elements, encode, instance, of, split_part10, study
 
 EXPLICIT, IMPLICIT, BIG, DEFLATED = (
-    "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.1.99",
 )
 
 
@@ -35,6 +38,7 @@ def data_sets(files):
 
 
 # Resources (PS3.18 §10.4.1)
+
 
 @pytest.mark.item(116)
 def test_a_study_comes_whole(subject, stored):
@@ -131,7 +135,9 @@ def test_until_there_is_transcoding_the_default_syntax_is_had_only_where_stored(
 
 
 @pytest.mark.item(107)
-@pytest.mark.parametrize("accept", ["text/html", "image/png", 'multipart/related; type="text/plain"', "application/pdf"])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "image/png", 'multipart/related; type="text/plain"', "application/pdf"]
+)
 def test_a_media_type_that_cannot_be_had_is_406(subject, single, accept):
     assert wado(subject, single.path, accept=accept).status_code == 406
 
@@ -146,11 +152,16 @@ def test_the_accept_parameter_of_the_query_wins(subject, single):
 
 # Metadata (PS3.18 §10.4.1.1.2)
 
+
 @pytest.mark.item(110)
 @pytest.mark.parametrize("level, expected", [("study", 5), ("series", 3), ("instance", 1)])
 def test_metadata_comes_at_each_level(subject, stored, level, expected):
     one = stored[0]
-    path = {"study": f"/studies/{one.study}", "series": f"/studies/{one.study}/series/{one.series}", "instance": one.path}
+    path = {
+        "study": f"/studies/{one.study}",
+        "series": f"/studies/{one.study}/series/{one.series}",
+        "instance": one.path,
+    }
     response = wado(subject, path[level] + "/metadata", accept="application/dicom+json")
     assert response.status_code == 200
     assert response.headers["Content-Type"].startswith("application/dicom+json")
@@ -212,7 +223,9 @@ def test_a_bulk_data_uri_leads_to_the_bytes(subject):
     (data,) = wado(subject, one.path + "/metadata", accept="application/dicom+json").json()
     uri = data.get("7FE00010", {}).get("BulkDataURI")
     if uri:
-        response = subject.http.get(uri, headers={"Accept": 'multipart/related; type="application/octet-stream"'}, timeout=30)
+        response = subject.http.get(
+            uri, headers={"Accept": 'multipart/related; type="application/octet-stream"'}, timeout=30
+        )
         assert response.status_code == 200
         ((_, body),) = parts_of(response)
         assert body == one.elements.PixelData
@@ -229,12 +242,15 @@ def test_metadata_comes_as_xml_when_asked_for(subject, single):
 
 # Errors and HTTP (PS3.18 §8)
 
+
 @pytest.mark.item(119)
 @pytest.mark.parametrize("suffix", ["", "/metadata"])
 def test_an_unknown_uid_is_404(subject, single, suffix):
     accept = "application/dicom+json" if suffix else ANY_DICOM
     for path in (
-        "/studies/1.2.3.4", f"/studies/{single.study}/series/1.2.3", f"/studies/{single.study}/series/{single.series}/instances/1.2.3",
+        "/studies/1.2.3.4",
+        f"/studies/{single.study}/series/1.2.3",
+        f"/studies/{single.study}/series/{single.series}/instances/1.2.3",
         f"/studies/1.2.3/series/{single.series}/instances/{single.sop_instance}",
     ):
         assert wado(subject, path + suffix, accept=accept).status_code == 404, path
@@ -264,7 +280,10 @@ def test_head_is_get_without_the_body(subject, single):
 
 
 @pytest.mark.item(120)
-@pytest.mark.parametrize("path, method", [("/studies", "DELETE"), ("/studies", "PUT"), ("/series", "POST"), ("/studies/1.2.3/series", "POST")])
+@pytest.mark.parametrize(
+    "path, method",
+    [("/studies", "DELETE"), ("/studies", "PUT"), ("/series", "POST"), ("/studies/1.2.3/series", "POST")],
+)
 def test_a_method_that_is_not_there_is_405_and_tells_which_are(subject, path, method):
     response = subject.http.request(method, subject.dicomweb + path, timeout=30)
     assert response.status_code == 405
@@ -304,10 +323,16 @@ def test_an_etag_is_honoured_where_it_is_claimed(subject, single):
 @pytest.mark.relaypacs
 def test_a_conflict_never_hides_the_first_object(subject):
     first = instance()
-    second = first.with_data_set(encode(elements(
-        SOPInstanceUID=first.sop_instance, StudyInstanceUID=first.study, SeriesInstanceUID=first.series,
-        PatientID="OTHER",
-    )))
+    second = first.with_data_set(
+        encode(
+            elements(
+                SOPInstanceUID=first.sop_instance,
+                StudyInstanceUID=first.study,
+                SeriesInstanceUID=first.series,
+                PatientID="OTHER",
+            )
+        )
+    )
     clients.store_all(subject, [first])
     clients.indexed(subject, [first])
     clients.store_all(subject, [second])

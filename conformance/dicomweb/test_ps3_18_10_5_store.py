@@ -61,7 +61,9 @@ def test_urls_come_from_the_configuration_not_from_host(make_subject):
     one = instance()
     body, content_type = multipart([one.part10])
     response = node.http.post(
-        node.dicomweb + "/studies", data=body, timeout=30,
+        node.dicomweb + "/studies",
+        data=body,
+        timeout=30,
         headers={"Content-Type": content_type, "Accept": "application/dicom+json", "Host": "evil.example"},
     )
     (item,) = items(response, REFERENCED)
@@ -168,8 +170,11 @@ def test_an_answer_that_nobody_can_give_is_406(subject):
 
 # The request (PS3.18 §8.7, RFC 2387, RFC 2046)
 
+
 @pytest.mark.item(111)
-@pytest.mark.parametrize("content_type", ["text/plain", "application/json", "application/dicom+json", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/json", "application/dicom+json", "multipart/form-data; boundary=x"]
+)
 def test_another_media_type_is_415(subject, content_type):
     response = subject.http.post(
         subject.dicomweb + "/studies", data=b"{}", headers={"Content-Type": content_type}, timeout=30
@@ -196,7 +201,9 @@ def test_parts_of_another_type_are_not_taken(subject):
 def test_a_missing_or_impossible_boundary_is_400(subject, boundary):
     body, _ = multipart([instance().part10])
     response = subject.http.post(
-        subject.dicomweb + "/studies", data=body, timeout=30,
+        subject.dicomweb + "/studies",
+        data=body,
+        timeout=30,
         headers={"Content-Type": f'multipart/related; type="application/dicom"{boundary}'},
     )
     assert response.status_code == 400
@@ -204,7 +211,9 @@ def test_a_missing_or_impossible_boundary_is_400(subject, boundary):
 
 def send(subject, body, content_type):
     return subject.http.post(
-        subject.dicomweb + "/studies", data=body, timeout=60,
+        subject.dicomweb + "/studies",
+        data=body,
+        timeout=60,
         headers={"Content-Type": content_type, "Accept": "application/dicom+json"},
     )
 

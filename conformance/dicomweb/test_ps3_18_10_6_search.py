@@ -14,8 +14,19 @@ from corpus import uid
 pytestmark = pytest.mark.sql
 STUDY, SERIES, INSTANCE = "0020000D", "0020000E", "00080018"
 STUDY_DEFAULTS = [
-    "00080020", "00080030", "00080050", "00080061", "00080090", "00100010", "00100020", "00100030", "00100040",
-    STUDY, "00200010", "00201206", "00201208",
+    "00080020",
+    "00080030",
+    "00080050",
+    "00080061",
+    "00080090",
+    "00100010",
+    "00100020",
+    "00100030",
+    "00100040",
+    STUDY,
+    "00200010",
+    "00201206",
+    "00201208",
 ]
 SERIES_DEFAULTS = ["00080060", SERIES, "00200011", "00201209"]
 INSTANCE_DEFAULTS = ["00080016", INSTANCE, "00200013", "00280010", "00280011", "00280100"]
@@ -106,10 +117,15 @@ def test_the_retrieve_url_leads_to_the_object(subject):
 
 
 @pytest.mark.item(102)
-@pytest.mark.parametrize("query", [
-    "includefield=StudyDescription&includefield=00100010", "includefield=StudyDescription,PatientName",
-    "includefield=00081030%2C00100010", "includefield=all",
-])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "includefield=StudyDescription&includefield=00100010",
+        "includefield=StudyDescription,PatientName",
+        "includefield=00081030%2C00100010",
+        "includefield=all",
+    ],
+)
 def test_includefield_adds_attributes(subject, query):
     (match,) = qido(subject, f"/studies?PatientID=Q-002&{query}")
     assert values(match, "00081030") == ["Knee"] and "00100010" in match
@@ -156,7 +172,9 @@ def test_a_page_that_is_cut_short_is_told(make_subject):
 
 
 @pytest.mark.item(104)
-@pytest.mark.parametrize("path", ["/studies?PatientID=NOBODY", "/studies/1.2.3.4.5/series", "/instances?SOPInstanceUID=1.2.3"])
+@pytest.mark.parametrize(
+    "path", ["/studies?PatientID=NOBODY", "/studies/1.2.3.4.5/series", "/instances?SOPInstanceUID=1.2.3"]
+)
 def test_no_match_is_an_empty_list(subject, path):
     response = search(subject, path)
     assert response.status_code == 204 and not response.content or response.status_code == 200 and response.json() == []
@@ -213,7 +231,9 @@ def test_an_unknown_attribute_is_400(subject, key):
 
 
 @pytest.mark.item(106)
-@pytest.mark.parametrize("keys", ["StudyDate=yesterday", "StudyDate=20241341", "StudyTime=99", "StudyInstanceUID=../../x"])
+@pytest.mark.parametrize(
+    "keys", ["StudyDate=yesterday", "StudyDate=20241341", "StudyTime=99", "StudyInstanceUID=../../x"]
+)
 def test_a_value_that_its_vr_forbids_is_400(subject, keys):
     assert search(subject, f"/studies?{keys}").status_code == 400
 
@@ -226,6 +246,7 @@ def test_a_series_key_does_not_select_studies_silently(subject):
 
 
 # Representation (PS3.18 §8.7, §F)
+
 
 @pytest.mark.item(107)
 @pytest.mark.parametrize(
@@ -318,7 +339,9 @@ def test_computed_attributes_are_exact(subject):
 
 
 @pytest.mark.item(119)
-@pytest.mark.parametrize("path", ["/studies/abc/series", "/studies/%2e%2e%2f/series", f"/studies/{uid('brain')}/series/x..y/instances"])
+@pytest.mark.parametrize(
+    "path", ["/studies/abc/series", "/studies/%2e%2e%2f/series", f"/studies/{uid('brain')}/series/x..y/instances"]
+)
 def test_an_invalid_uid_in_the_path_is_400(subject, path):
     assert search(subject, path).status_code in (400, 404)
     assert search(subject, path).status_code != 500

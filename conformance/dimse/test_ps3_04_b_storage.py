@@ -79,15 +79,32 @@ def test_odd_encodings_come_back_as_they_were_sent(subject):
 
 NATIVE = [IMPLICIT_LE, EXPLICIT_LE, "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"]
 ENCAPSULATED = [
-    "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70",
-    "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91",
-    "1.2.840.10008.1.2.4.92", "1.2.840.10008.1.2.4.93", "1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.102",
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.92",
+    "1.2.840.10008.1.2.4.93",
+    "1.2.840.10008.1.2.4.100",
+    "1.2.840.10008.1.2.4.102",
     "1.2.840.10008.1.2.5",
 ]
 ONLY_NEWER = [
-    "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203", "1.2.840.10008.1.2.4.107",
-    "1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.112", "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1",
-    "1.2.840.10008.1.2.4.52", "1.2.840.10008.1.2.4.66", "1.2.840.10008.1.2.4.106.1",
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.4.203",
+    "1.2.840.10008.1.2.4.107",
+    "1.2.840.10008.1.2.4.110",
+    "1.2.840.10008.1.2.4.112",
+    "1.2.840.10008.1.2.1.98",
+    "1.2.840.10008.1.2.8.1",
+    "1.2.840.10008.1.2.4.52",
+    "1.2.840.10008.1.2.4.66",
+    "1.2.840.10008.1.2.4.106.1",
 ]
 
 
@@ -143,7 +160,9 @@ def test_deflated_references_are_stored_as_they_come(subject, transfer_syntax):
 @pytest.mark.item(52)
 def test_a_transfer_syntax_whose_encoding_is_unknown_is_not_accepted(subject):
     with RawAssociation(subject.address) as association:
-        answer = association.associate([(1, CT, ["1.2.3.4.5.6"]), (3, CT, ["1.2.840.10008.1.2.6.2"])], called=subject.ae_title)
+        answer = association.associate(
+            [(1, CT, ["1.2.3.4.5.6"]), (3, CT, ["1.2.840.10008.1.2.6.2"])], called=subject.ae_title
+        )
         assert answer.results[1][0] == 4
 
 
@@ -166,6 +185,7 @@ def test_a_deflated_object_needs_no_padding_byte(subject):
 
 
 # What is refused, and how (PS3.4 table B.2-1).
+
 
 @pytest.mark.item(42)
 def test_a_data_set_of_another_sop_class_gets_a900(subject):
@@ -205,8 +225,9 @@ DAMAGES = {
     "noise": lambda data: bytes((n * 73 + 11) & 0xFF for n in range(2000)),
     "cut-in-a-header": lambda data: data[: data.index(b"\x10\0\x10\0PN") + 5],
     "cut-in-pixel-data": lambda data: data[:-7],
-    "length-past-the-end": lambda data: data.replace(b"\x20\0\x0d\0UI@\0", b"\x20\0\x0d\0UI\xf0\xff", 1)
-    if b"\x20\0\x0d\0UI@\0" in data else data[:-2],
+    "length-past-the-end": lambda data: (
+        data.replace(b"\x20\0\x0d\0UI@\0", b"\x20\0\x0d\0UI\xf0\xff", 1) if b"\x20\0\x0d\0UI@\0" in data else data[:-2]
+    ),
     "part-10-in-the-data-set": lambda data: bytes(128) + b"DICM" + data,
     "group-0002": lambda data: instances.explicit_element(0x00020010, b"UI", b"1.2.840.10008.1.2.1\0") + data,
 }
@@ -269,10 +290,16 @@ def test_the_same_object_twice_is_held_once(subject):
 def test_other_content_under_the_same_uid_never_overwrites(subject):
     """The stated policy: success, both kept, the second held as a conflict."""
     first = instance()
-    second = first.with_data_set(encode(elements(
-        SOPInstanceUID=first.sop_instance, StudyInstanceUID=first.study, SeriesInstanceUID=first.series,
-        PatientID="SOMEONEELSE",
-    )))
+    second = first.with_data_set(
+        encode(
+            elements(
+                SOPInstanceUID=first.sop_instance,
+                StudyInstanceUID=first.study,
+                SeriesInstanceUID=first.series,
+                PatientID="SOMEONEELSE",
+            )
+        )
+    )
     assert [status_of(subject, first), status_of(subject, second)] == [0, 0]
     assert sorted(subject.held()[first.sop_instance]) == sorted([first.sha256, second.sha256])
     comes_back(subject, first)
@@ -294,7 +321,9 @@ def test_private_sop_classes_are_stored_as_configured(subject, make_subject):
     comes_back(subject, one)
     strict = make_subject({"dicom": {"unknown_sop_classes": "refuse"}})
     with RawAssociation(strict.address) as association:
-        answer = association.associate([(1, one.sop_class, [EXPLICIT_LE]), (3, CT, [EXPLICIT_LE])], called=strict.ae_title)
+        answer = association.associate(
+            [(1, one.sop_class, [EXPLICIT_LE]), (3, CT, [EXPLICIT_LE])], called=strict.ae_title
+        )
         assert (answer.results[1][0], answer.results[3][0]) == (3, 0)
 
 
@@ -314,8 +343,12 @@ def test_a_c_store_on_behalf_of_a_c_move_is_taken(subject):
     association, ids = clients.associate(subject, [one])
     with association:
         reply = association.store(
-            1, one.sop_class, one.sop_instance, one.data_set,
-            MoveOriginatorApplicationEntityTitle="MOVER", MoveOriginatorMessageID=17,
+            1,
+            one.sop_class,
+            one.sop_instance,
+            one.data_set,
+            MoveOriginatorApplicationEntityTitle="MOVER",
+            MoveOriginatorMessageID=17,
         )
         assert reply.status == 0
 

@@ -73,9 +73,16 @@ def test_wildcards(subject, keys, expected):
 @pytest.mark.parametrize(
     "keys",
     [
-        dict(PatientID="Q_006%[x]"), dict(PatientID="Q_0*[x]"), dict(PatientID="Q_006%*"), dict(PatientName="Under_*"),
-        dict(AccessionNumber="ACC_*"), dict(AccessionNumber="ACC_600?"), dict(StudyDescription="100% *"),
-        dict(StudyDescription="*[a-z]*"), dict(StudyDescription="*a_b*"), dict(StudyDescription="*'q'"),
+        dict(PatientID="Q_006%[x]"),
+        dict(PatientID="Q_0*[x]"),
+        dict(PatientID="Q_006%*"),
+        dict(PatientName="Under_*"),
+        dict(AccessionNumber="ACC_*"),
+        dict(AccessionNumber="ACC_600?"),
+        dict(StudyDescription="100% *"),
+        dict(StudyDescription="*[a-z]*"),
+        dict(StudyDescription="*a_b*"),
+        dict(StudyDescription="*'q'"),
     ],
     ids=str,
 )
@@ -95,8 +102,11 @@ def test_sql_in_a_key_is_only_text(subject, value):
 @pytest.mark.parametrize(
     "keys",
     [
-        dict(StudyInstanceUID="2.25.*"), dict(StudyInstanceUID="?.25.1"), dict(StudyDate="2024*"),
-        dict(StudyDate="202401??"), dict(StudyTime="08*"),
+        dict(StudyInstanceUID="2.25.*"),
+        dict(StudyInstanceUID="?.25.1"),
+        dict(StudyDate="2024*"),
+        dict(StudyDate="202401??"),
+        dict(StudyTime="08*"),
     ],
     ids=str,
 )
@@ -116,9 +126,10 @@ def test_a_list_of_uids_matches_each(subject):
 @pytest.mark.item(63)
 def test_a_list_of_uids_matches_at_the_image_level(subject):
     wanted = [uid("brain", "axial", 1), uid("brain", "axial", 3)]
-    matches = found(subject, query(
-        "IMAGE", StudyInstanceUID=uid("brain"), SeriesInstanceUID=uid("brain", "axial"), SOPInstanceUID=wanted
-    ))
+    matches = found(
+        subject,
+        query("IMAGE", StudyInstanceUID=uid("brain"), SeriesInstanceUID=uid("brain", "axial"), SOPInstanceUID=wanted),
+    )
     assert sorted(match.SOPInstanceUID for match in matches) == sorted(wanted)
 
 
@@ -174,10 +185,16 @@ def test_time_ranges_count_what_is_left_out(subject, value, expected):
     ],
 )
 def test_date_time_ranges_heed_the_zone(subject, value, expected):
-    matches = found(subject, query(
-        "IMAGE", StudyInstanceUID=uid("brain"), SeriesInstanceUID=uid("brain", "axial"), AcquisitionDateTime=value,
-        InstanceNumber=None,
-    ))
+    matches = found(
+        subject,
+        query(
+            "IMAGE",
+            StudyInstanceUID=uid("brain"),
+            SeriesInstanceUID=uid("brain", "axial"),
+            AcquisitionDateTime=value,
+            InstanceNumber=None,
+        ),
+    )
     assert sorted(int(match.InstanceNumber) for match in matches) == expected
 
 
@@ -220,13 +237,21 @@ def test_a_sequence_matches_when_one_item_matches_all_its_keys(subject, items, e
 
 
 @pytest.mark.item(69)
-@pytest.mark.parametrize("value, expected", [("AXIAL", [1, 3]), ("LOCALIZER", [2]), ("PRIMARY", [1, 2, 3]), ("AXI", [])])
+@pytest.mark.parametrize(
+    "value, expected", [("AXIAL", [1, 3]), ("LOCALIZER", [2]), ("PRIMARY", [1, 2, 3]), ("AXI", [])]
+)
 def test_any_of_several_values_matches(subject, value, expected):
     """PS3.4 §C.2.2.3 (multiple values): Image Type has three."""
-    matches = found(subject, query(
-        "IMAGE", StudyInstanceUID=uid("brain"), SeriesInstanceUID=uid("brain", "axial"), ImageType=value,
-        InstanceNumber=None,
-    ))
+    matches = found(
+        subject,
+        query(
+            "IMAGE",
+            StudyInstanceUID=uid("brain"),
+            SeriesInstanceUID=uid("brain", "axial"),
+            ImageType=value,
+            InstanceNumber=None,
+        ),
+    )
     assert sorted(int(match.InstanceNumber) for match in matches) == expected
 
 

@@ -40,6 +40,7 @@ def is_identifier_error(status):
 
 # Levels and unique keys (PS3.4 §C.4.1.2.1, §C.6)
 
+
 @pytest.mark.item(55)
 @pytest.mark.parametrize(
     "level, above, expected",
@@ -51,7 +52,12 @@ def is_identifier_error(status):
     ],
 )
 def test_patient_root_answers_at_each_level(subject, level, above, expected):
-    unique = {"PATIENT": "PatientID", "STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+    unique = {
+        "PATIENT": "PatientID",
+        "STUDY": "StudyInstanceUID",
+        "SERIES": "SeriesInstanceUID",
+        "IMAGE": "SOPInstanceUID",
+    }
     keys = {unique[level]: None} | {"PatientID": "Q-001"} | above
     matches = found(subject, query(level, **keys), PATIENT_ROOT)
     assert len(matches) == expected
@@ -128,6 +134,7 @@ def test_a_damaged_identifier_is_an_error(subject, damage):
 
 # Answers (PS3.4 §C.4.1.1.3)
 
+
 @pytest.mark.item(73)
 def test_an_answer_holds_what_was_asked_for_and_what_it_must(subject):
     (match,) = found(subject, query("STUDY", StudyInstanceUID=uid("brain"), AccessionNumber=None, PatientName=None))
@@ -170,26 +177,47 @@ def test_a_value_that_the_object_lacks_is_returned_empty(subject):
 
 @pytest.mark.item(75)
 def test_computed_attributes_are_exact(subject):
-    (match,) = found(subject, query(
-        "STUDY", StudyInstanceUID=uid("brain"), ModalitiesInStudy=None, SOPClassesInStudy=None,
-        NumberOfStudyRelatedSeries=None, NumberOfStudyRelatedInstances=None, NumberOfPatientRelatedStudies=None,
-    ))
+    (match,) = found(
+        subject,
+        query(
+            "STUDY",
+            StudyInstanceUID=uid("brain"),
+            ModalitiesInStudy=None,
+            SOPClassesInStudy=None,
+            NumberOfStudyRelatedSeries=None,
+            NumberOfStudyRelatedInstances=None,
+            NumberOfPatientRelatedStudies=None,
+        ),
+    )
     assert sorted(match.ModalitiesInStudy) == ["CT", "MR"]
     assert sorted(match.SOPClassesInStudy) == sorted([corpus.CT, corpus.MR])
     assert (match.NumberOfStudyRelatedSeries, match.NumberOfStudyRelatedInstances) == (2, 5)
-    series = found(subject, query(
-        "SERIES", StudyInstanceUID=uid("brain"), SeriesInstanceUID=None, NumberOfSeriesRelatedInstances=None,
-    ))
+    series = found(
+        subject,
+        query(
+            "SERIES",
+            StudyInstanceUID=uid("brain"),
+            SeriesInstanceUID=None,
+            NumberOfSeriesRelatedInstances=None,
+        ),
+    )
     counts = {str(one.SeriesInstanceUID): one.NumberOfSeriesRelatedInstances for one in series}
     assert counts == {uid("brain", "axial"): 3, uid("brain", "sagittal"): 2}
 
 
 @pytest.mark.item(75)
 def test_a_patients_counts_are_exact(subject):
-    (match,) = found(subject, query(
-        "PATIENT", PatientID="Q-001", NumberOfPatientRelatedStudies=None, NumberOfPatientRelatedSeries=None,
-        NumberOfPatientRelatedInstances=None,
-    ), PATIENT_ROOT)
+    (match,) = found(
+        subject,
+        query(
+            "PATIENT",
+            PatientID="Q-001",
+            NumberOfPatientRelatedStudies=None,
+            NumberOfPatientRelatedSeries=None,
+            NumberOfPatientRelatedInstances=None,
+        ),
+        PATIENT_ROOT,
+    )
     assert (match.NumberOfPatientRelatedStudies, match.NumberOfPatientRelatedSeries) == (2, 3)
     assert match.NumberOfPatientRelatedInstances == 6
 
@@ -249,8 +277,11 @@ def test_private_keys_in_an_identifier_do_not_disturb(subject):
 @pytest.mark.item(72)
 def test_names_come_back_whole_in_their_character_set(subject):
     expected = {
-        "brain": "Müller^Jürgen", "kanji": "Yamada^Tarou=山田^太郎=やまだ^たろう", "hanzi": "Wang^XiaoDong=王^小东",
-        "accents": "Buc^Jérôme", "cyrillic": "Люкceмбypг",
+        "brain": "Müller^Jürgen",
+        "kanji": "Yamada^Tarou=山田^太郎=やまだ^たろう",
+        "hanzi": "Wang^XiaoDong=王^小东",
+        "accents": "Buc^Jérôme",
+        "cyrillic": "Люкceмбypг",
     }
     for study, name in expected.items():
         (match,) = found(subject, query("STUDY", StudyInstanceUID=uid(study), PatientName=None))
@@ -266,6 +297,7 @@ def test_an_answer_in_ascii_needs_no_character_set_but_may_have_one(subject):
 
 
 # Many answers (PS3.4 §C.4.1.3.2)
+
 
 @pytest.fixture(scope="module")
 def crowd(subject):
@@ -293,9 +325,10 @@ def test_a_cancel_ends_a_running_query_within_a_second(subject, crowd):
         assert reply.command["MessageIDBeingRespondedTo"] == 3
         assert time.monotonic() - begun < 1.0
         assert pending < 600
-        association.send_command(1, pdu.command(
-            CommandField=pdu.C_CANCEL_RQ, MessageIDBeingRespondedTo=3, CommandDataSetType=pdu.NO_DATA_SET
-        ))
+        association.send_command(
+            1,
+            pdu.command(CommandField=pdu.C_CANCEL_RQ, MessageIDBeingRespondedTo=3, CommandDataSetType=pdu.NO_DATA_SET),
+        )
         assert association.find(1, STUDY_ROOT, instances.encode(query("STUDY", PatientID="Q-002"), IMPLICIT_LE))
 
 
@@ -360,7 +393,14 @@ def test_findscu_of_dcmtk_sees_the_studies(subject):
 def test_the_nodes_own_find_sees_the_studies(subject):
     host, port = subject.address
     matches = subject.lines(
-        "find", f"{subject.ae_title}@{host}:{port}", "--level", "STUDY", "-k", "PatientID=Q-001", "-k", "StudyInstanceUID"
+        "find",
+        f"{subject.ae_title}@{host}:{port}",
+        "--level",
+        "STUDY",
+        "-k",
+        "PatientID=Q-001",
+        "-k",
+        "StudyInstanceUID",
     )
     assert len(matches) == 2
     assert {uid("brain"), uid("abdomen")} == {match["0020000D"]["Value"][0] for match in matches}

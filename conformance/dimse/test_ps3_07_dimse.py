@@ -8,8 +8,16 @@ import clients
 import instances
 import pdu
 from pdu import (
-    C_ECHO_RQ, C_ECHO_RSP, C_FIND_RQ, C_STORE_RSP, IMPLICIT_LE, NO_DATA_SET, VERIFICATION, Closed,
-    RawAssociation, command,
+    C_ECHO_RQ,
+    C_ECHO_RSP,
+    C_FIND_RQ,
+    C_STORE_RSP,
+    IMPLICIT_LE,
+    NO_DATA_SET,
+    VERIFICATION,
+    Closed,
+    RawAssociation,
+    command,
 )
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -27,7 +35,9 @@ def opened(subject, contexts=(ECHO,), **options):
 
 def echo_rq(message_id=1, **fields):
     fields = {
-        "AffectedSOPClassUID": VERIFICATION, "CommandField": C_ECHO_RQ, "MessageID": message_id,
+        "AffectedSOPClassUID": VERIFICATION,
+        "CommandField": C_ECHO_RQ,
+        "MessageID": message_id,
         "CommandDataSetType": NO_DATA_SET,
     } | fields
     return command(**fields)
@@ -173,10 +183,14 @@ def test_an_unknown_or_unsupported_command_is_answered_or_aborted(subject, field
 def test_a_response_that_nobody_asked_for_does_not_disturb_others(subject):
     with opened(subject) as association:
         association.send_command(
-            1, command(
-                AffectedSOPClassUID=VERIFICATION, CommandField=C_ECHO_RSP, MessageIDBeingRespondedTo=9, Status=0,
+            1,
+            command(
+                AffectedSOPClassUID=VERIFICATION,
+                CommandField=C_ECHO_RSP,
+                MessageIDBeingRespondedTo=9,
+                Status=0,
                 CommandDataSetType=NO_DATA_SET,
-            )
+            ),
         )
         assert association.verdict(3)[0] in ("abort", "pdu", "silent")
     assert clients.echo(subject) == 0
@@ -271,9 +285,10 @@ def test_a_query_on_a_storage_context_is_not_carried_out(subject):
     association, ids = clients.associate(subject, [one])
     with association:
         association.send_command(
-            1, command(
+            1,
+            command(
                 AffectedSOPClassUID=STUDY_FIND, CommandField=C_FIND_RQ, MessageID=1, Priority=0, CommandDataSetType=1
-            )
+            ),
         )
         association.send_data_set(1, instances.encode(clients.query("STUDY"), IMPLICIT_LE))
         verdict = association.verdict()

@@ -7,8 +7,19 @@ import pytest
 import clients
 import instances
 from pdu import (
-    A_ASSOCIATE_AC, A_RELEASE_RP, APPLICATION_CONTEXT, EXPLICIT_LE, IMPLICIT_LE, VERIFICATION, RawAssociation,
-    associate_rq, item, items, pdu, presentation_context, release_rq,
+    A_ASSOCIATE_AC,
+    A_RELEASE_RP,
+    APPLICATION_CONTEXT,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    VERIFICATION,
+    RawAssociation,
+    associate_rq,
+    item,
+    items,
+    pdu,
+    presentation_context,
+    release_rq,
 )
 from waiting import wait_until
 
@@ -161,7 +172,9 @@ def test_128_contexts_are_negotiated(subject):
 def test_unknown_items_and_sub_items_are_ignored(subject):
     odd_context = presentation_context(1, VERIFICATION, [IMPLICIT_LE])
     odd_context = item(0x20, odd_context[4:] + item(0x77, b"x"))
-    accepted(subject, [odd_context], extra_items=item(0x99, b"unknown"), user_items=item(0x5F, b"unknown") + item(0xEE, b""))
+    accepted(
+        subject, [odd_context], extra_items=item(0x99, b"unknown"), user_items=item(0x5F, b"unknown") + item(0xEE, b"")
+    )
 
 
 @pytest.mark.item(14)

@@ -7,16 +7,30 @@ import pytest
 import clients
 import instances
 from pdu import (
-    A_ABORT, A_RELEASE_RP, A_RELEASE_RQ, IMPLICIT_LE, VERIFICATION, Closed, RawAssociation, abort, associate_rq,
-    command, p_data, pdu, pdv, release_rp, release_rq, C_ECHO_RQ, NO_DATA_SET, P_DATA_TF,
+    A_ABORT,
+    A_RELEASE_RP,
+    A_RELEASE_RQ,
+    C_ECHO_RQ,
+    IMPLICIT_LE,
+    NO_DATA_SET,
+    P_DATA_TF,
+    VERIFICATION,
+    Closed,
+    RawAssociation,
+    abort,
+    associate_rq,
+    command,
+    p_data,
+    pdu,
+    pdv,
+    release_rp,
+    release_rq,
 )
 from waiting import wait_until
 
 ECHO = (1, VERIFICATION, [IMPLICIT_LE])
 CONFIG = {"limits": {"artim": "2s", "dimse_idle": "20s"}}
-ECHO_RQ = command(
-    AffectedSOPClassUID=VERIFICATION, CommandField=C_ECHO_RQ, MessageID=7, CommandDataSetType=NO_DATA_SET
-)
+ECHO_RQ = command(AffectedSOPClassUID=VERIFICATION, CommandField=C_ECHO_RQ, MessageID=7, CommandDataSetType=NO_DATA_SET)
 
 
 def established(subject, **options):
@@ -34,6 +48,7 @@ def aborted(association, *expected):
 
 
 # Sta2: a connection, no association yet (action AA-1, source 0).
+
 
 @pytest.mark.item(17)
 @pytest.mark.parametrize("kind", [0x00, 0x08, 0x47, 0xFF])
@@ -114,6 +129,7 @@ def test_after_a_reject_the_connection_is_closed(subject):
 
 
 # Sta6: established (action AA-8, source 2).
+
 
 @pytest.mark.item(17)
 def test_an_unknown_pdu_on_an_association_aborts(subject):
@@ -255,8 +271,12 @@ def object_in_shape(subject, shape):
     from pdu import C_STORE_RQ
 
     encoded = command(
-        AffectedSOPClassUID=one.sop_class, AffectedSOPInstanceUID=one.sop_instance, CommandField=C_STORE_RQ,
-        MessageID=1, Priority=0, CommandDataSetType=1,
+        AffectedSOPClassUID=one.sop_class,
+        AffectedSOPInstanceUID=one.sop_instance,
+        CommandField=C_STORE_RQ,
+        MessageID=1,
+        Priority=0,
+        CommandDataSetType=1,
     )
     with association:
         association.send(shape(context, encoded, one.data_set))
@@ -319,8 +339,16 @@ def test_no_p_data_exceeds_what_the_peer_announced(subject, maximum):
     clients.indexed(subject, [one])
     model = "1.2.840.10008.5.1.4.1.2.2.1"
     keys = clients.query(
-        "STUDY", PatientID=one.elements.PatientID, StudyInstanceUID=None, StudyDescription=None, PatientName=None,
-        ReferringPhysicianName=None, AccessionNumber=None, StudyDate=None, StudyTime=None, StudyID=None,
+        "STUDY",
+        PatientID=one.elements.PatientID,
+        StudyInstanceUID=None,
+        StudyDescription=None,
+        PatientName=None,
+        ReferringPhysicianName=None,
+        AccessionNumber=None,
+        StudyDate=None,
+        StudyTime=None,
+        StudyID=None,
     )
     with RawAssociation(subject.address) as association:
         association.associate([(1, model, [IMPLICIT_LE])], called=subject.ae_title, maximum=maximum)

@@ -9,8 +9,8 @@ from e2e.comparison import difference
 from real_files.collection import EXPECTED, expected, files
 from real_files.doors import STORED
 from subject import Orthanc, RelayPacs
-from web_sink import WebSink
 from waiting import wait_until
+from web_sink import WebSink
 
 pytestmark = [pytest.mark.relaypacs, pytest.mark.timeout(300)]
 TABLE = expected() if EXPECTED.exists() else {}
@@ -35,19 +35,26 @@ def chain(request):
     archive, sink, node = Orthanc(), WebSink(keep=True), RelayPacs()
     if request.param == "dimse":
         pacs = {
-            "name": "pacs", "kind": "dimse", "ae_title": "ORTHANC", "host": "127.0.0.1", "port": archive.dicom_port,
+            "name": "pacs",
+            "kind": "dimse",
+            "ae_title": "ORTHANC",
+            "host": "127.0.0.1",
+            "port": archive.dicom_port,
             "verify": "commitment",
         }
     else:
         pacs = {"name": "pacs", "kind": "stow", "url": archive.dicomweb, "verify": "query"}
     others = ["STORESCU", "DCMSEND", "RELAYPACS", "CONFORMANCE"]
-    node.configure(node.config | {
-        "destinations": [pacs | {"timeout": "20s"}, sink.destination("sink")],
-        "rules": [
-            {"name": "archive", "when": {"calling_ae_title": others}, "to": ["pacs"]},
-            {"name": "sink", "when": {"calling_ae_title": ["SINK_*"]}, "to": ["sink"]},
-        ],
-    })
+    node.configure(
+        node.config
+        | {
+            "destinations": [pacs | {"timeout": "20s"}, sink.destination("sink")],
+            "rules": [
+                {"name": "archive", "when": {"calling_ae_title": others}, "to": ["pacs"]},
+                {"name": "sink", "when": {"calling_ae_title": ["SINK_*"]}, "to": ["sink"]},
+            ],
+        }
+    )
     # Orthanc reports storage commitment on a new association, to the address that it knows for our title.
     archive.reconfigure({"DicomModalities": {"node": ["RELAYPACS", "127.0.0.1", node.dicom_port]}})
     try:
@@ -101,7 +108,8 @@ def arrives(chain, chosen):
 def settled(node, destination, wanted):
     states = {
         entry["sop_instance_uid"]: delivery["state"]
-        for entry in node.lines("spool", "list") for delivery in entry["deliveries"]
+        for entry in node.lines("spool", "list")
+        for delivery in entry["deliveries"]
         if delivery["destination"] == destination
     }
     return all(states.get(uid) == "verified" for uid in wanted)
@@ -183,5 +191,3 @@ def test_an_archive_that_is_away_gets_everything_when_it_is_back(chain):
     wanted = {one.sop_instance for one in many}
     wait_until(lambda: wanted <= set(archive.instances()), "Orthanc has what came while it was away", 90)
     wait_until(lambda: settled(node, "pacs", wanted), "and all of it is verified", 90)
-
-

@@ -14,7 +14,9 @@ def states(node, name):
     """Delivery states by SOP Instance UID for one destination."""
     return {
         entry["sop_instance_uid"]: delivery["state"]
-        for entry in node.lines("spool", "list") for delivery in entry["deliveries"] if delivery["destination"] == name
+        for entry in node.lines("spool", "list")
+        for delivery in entry["deliveries"]
+        if delivery["destination"] == name
     }
 
 

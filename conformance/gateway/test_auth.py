@@ -11,10 +11,17 @@ import instances
 pytestmark = pytest.mark.relaypacs
 
 READING = [
-    "/dicom-web/studies", "/dicom-web/series", "/dicom-web/instances", "/dicom-web/studies/1.2.3",
-    "/dicom-web/studies/1.2.3/metadata", "/dicom-web/studies/1.2.3/series", "/dicom-web/studies/1.2.3/instances",
-    "/dicom-web/studies/1.2.3/series/1.2.4", "/dicom-web/studies/1.2.3/series/1.2.4/metadata",
-    "/dicom-web/studies/1.2.3/series/1.2.4/instances", "/dicom-web/studies/1.2.3/series/1.2.4/instances/1.2.5",
+    "/dicom-web/studies",
+    "/dicom-web/series",
+    "/dicom-web/instances",
+    "/dicom-web/studies/1.2.3",
+    "/dicom-web/studies/1.2.3/metadata",
+    "/dicom-web/studies/1.2.3/series",
+    "/dicom-web/studies/1.2.3/instances",
+    "/dicom-web/studies/1.2.3/series/1.2.4",
+    "/dicom-web/studies/1.2.3/series/1.2.4/metadata",
+    "/dicom-web/studies/1.2.3/series/1.2.4/instances",
+    "/dicom-web/studies/1.2.3/series/1.2.4/instances/1.2.5",
     "/dicom-web/studies/1.2.3/series/1.2.4/instances/1.2.5/metadata",
 ]
 WRITING = ["/dicom-web/studies", "/dicom-web/studies/1.2.3"]
@@ -43,9 +50,14 @@ def test_no_credentials_is_401_on_every_route(subject, method, path):
 
 
 WRONG = {
-    "unknown": "Bearer rp_0000000000_" + "a" * 43, "no-key": "Bearer nonsense", "empty": "Bearer ", "scheme": "Negotiate abc",
-    "basic": "Basic " + base64.b64encode(b"admin:admin").decode(), "broken-basic": "Basic !!!",
-    "long": "Bearer rp_" + "a" * 6000, "not-latin": "Bearer rp_\xff\xfe",
+    "unknown": "Bearer rp_0000000000_" + "a" * 43,
+    "no-key": "Bearer nonsense",
+    "empty": "Bearer ",
+    "scheme": "Negotiate abc",
+    "basic": "Basic " + base64.b64encode(b"admin:admin").decode(),
+    "broken-basic": "Basic !!!",
+    "long": "Bearer rp_" + "a" * 6000,
+    "not-latin": "Bearer rp_\xff\xfe",
 }
 
 

@@ -28,6 +28,7 @@ def sink():
 
 # The good case
 
+
 @pytest.mark.parametrize("commitment", ["same", "new"])
 def test_objects_arrive_byte_by_byte_and_are_verified_by_commitment(make_subject, archive, commitment):
     archive.commitment = commitment
@@ -101,6 +102,7 @@ def test_a_big_object_arrives_unchanged(make_subject, archive):
 
 # Rules
 
+
 def test_rules_choose_destinations(make_subject, archive, sink):
     rules = [
         {"name": "ct", "when": {"modality": ["CT"], "calling_ae_title": ["CT_*"]}, "to": ["archive"]},
@@ -123,6 +125,7 @@ def test_rules_choose_destinations(make_subject, archive, sink):
 
 
 # Archives that fail (reliability: F108–F112)
+
 
 def test_a_killed_archive_gets_everything_when_it_is_back(make_subject, archive):
     node = make_subject(to(archive.destination()))
@@ -188,7 +191,9 @@ def test_what_an_archive_acknowledges_and_drops_never_counts_as_verified(make_su
     clients.store_all(node, many)
     others = [one for one in many if one.sop_instance != victim]
     wait_verified(node, "archive", others)
-    wait_until(lambda: len([one for one in archive.forgotten if one.sop_instance == victim]) >= 2, "it is sent again", 60)
+    wait_until(
+        lambda: len([one for one in archive.forgotten if one.sop_instance == victim]) >= 2, "it is sent again", 60
+    )
     assert states(node, "archive")[victim] != "verified"
     line = node.destination("archive")
     assert line["verified"] == 5
@@ -236,9 +241,15 @@ def test_a_commitment_that_never_comes_is_asked_for_again(make_subject, archive)
 def test_a_report_about_nothing_changes_nothing(make_subject, archive):
     """B60: an unknown transaction, or one of another peer, is answered and proves nothing."""
     archive.commitment = "never"
-    node = make_subject(to(archive.destination(), dicom={
-        "admission": "known", "peers": [{"ae_title": "CONFORMANCE"}, {"ae_title": "INTRUDER"}],
-    }))
+    node = make_subject(
+        to(
+            archive.destination(),
+            dicom={
+                "admission": "known",
+                "peers": [{"ae_title": "CONFORMANCE"}, {"ae_title": "INTRUDER"}],
+            },
+        )
+    )
     many = send(node, 3)
     wait_until(lambda: archive.transactions, "commitment is asked for")
     archive.callback = node.address
@@ -336,10 +347,19 @@ def test_any_maximum_length_of_the_archive_is_lived_with(make_subject, maximum):
                 connection.answer_echo(message.context_id, message.command["MessageID"])
 
     with RawAcceptor(script) as acceptor:
-        node = make_subject(to({
-            "name": "raw", "kind": "dimse", "ae_title": "RAW", "host": "127.0.0.1", "port": acceptor.port,
-            "verify": "none", "timeout": "5s",
-        }))
+        node = make_subject(
+            to(
+                {
+                    "name": "raw",
+                    "kind": "dimse",
+                    "ae_title": "RAW",
+                    "host": "127.0.0.1",
+                    "port": acceptor.port,
+                    "verify": "none",
+                    "timeout": "5s",
+                }
+            )
+        )
         one = instances.instance(pixel_bytes=300_000)
         clients.store_all(node, [one])
         try:
@@ -419,9 +439,14 @@ def test_three_archives_one_dead_one_slow_slow_nobody_down(make_subject, archive
     with Archive("DEAD") as dead, Archive("SLOW") as slow:
         dead.stop()
         slow.hang = threading.Event()
-        node = make_subject(to(
-            archive.destination(), dead.destination("dead"), slow.destination("slow", timeout="20s"), sink.destination()
-        ))
+        node = make_subject(
+            to(
+                archive.destination(),
+                dead.destination("dead"),
+                slow.destination("slow", timeout="20s"),
+                sink.destination(),
+            )
+        )
         many = send(node, 30)
         wait_verified(node, "archive", many, 20)
         wait_verified(node, "web", many, 20)
@@ -431,9 +456,16 @@ def test_three_archives_one_dead_one_slow_slow_nobody_down(make_subject, archive
 def test_a_conflict_is_not_sent_anywhere(make_subject, archive):
     node = make_subject(to(archive.destination()))
     first = instances.instance()
-    second = first.with_data_set(instances.encode(instances.elements(
-        SOPInstanceUID=first.sop_instance, StudyInstanceUID=first.study, SeriesInstanceUID=first.series, PatientID="X",
-    )))
+    second = first.with_data_set(
+        instances.encode(
+            instances.elements(
+                SOPInstanceUID=first.sop_instance,
+                StudyInstanceUID=first.study,
+                SeriesInstanceUID=first.series,
+                PatientID="X",
+            )
+        )
+    )
     clients.store_all(node, [first, second])
     wait_verified_or_seen = lambda: archive.uids().get(first.sop_instance) == first.sha256  # noqa: E731
     wait_until(wait_verified_or_seen, "the first arrives")

@@ -102,7 +102,20 @@ def test_a_failed_sync_acknowledges_nothing_and_stops_the_node(make_subject, cal
     clients.store_all(node, before)
     node.stop()
     serve = [str(binary()), "serve", "--config", str(node.config_file)]
-    node.spawn(["strace", "-f", "-qq", "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=25+", "-o", "/dev/null", *serve])
+    node.spawn(
+        [
+            "strace",
+            "-f",
+            "-qq",
+            "-e",
+            f"trace={call}",
+            "-e",
+            f"inject={call}:error=EIO:when=25+",
+            "-o",
+            "/dev/null",
+            *serve,
+        ]
+    )
     node.wait_ready(60)
     acknowledged, failed = [], None
     try:
@@ -144,7 +157,9 @@ def test_receiving_goes_on_while_the_database_is_away(make_subject):
         response = clients.search(node, "/studies?PatientID=NOT-ASKED-BEFORE")
         assert response.status_code == 503
         server.start()
-        clients.wait_until(lambda: clients.search(node, "/studies").status_code == 200, "queries are answered again", 30)
+        clients.wait_until(
+            lambda: clients.search(node, "/studies").status_code == 200, "queries are answered again", 30
+        )
         clients.indexed(node, during)
     finally:
         server.remove()

@@ -6,9 +6,9 @@ import pytest
 
 import clients
 import instances
+from gateway.support import to, wait_verified
 from pdu import VERIFICATION, RawAssociation, associate_rq
 from peers import Archive
-from gateway.support import to, wait_verified
 
 pytestmark = pytest.mark.relaypacs
 CANARY = "ZZPHI^CANARY"
@@ -18,8 +18,13 @@ def test_nothing_of_a_patient_reaches_log_or_metrics(make_subject):
     with Archive() as archive:
         node = make_subject(to(archive.destination(), telemetry={"log_filter": "debug,sled=warn,sqlx=warn"}))
         given = dict(
-            PatientName=CANARY, PatientID="ZZPHI-ID", AccessionNumber="ZZPHI-ACC", StudyDescription="ZZPHI description",
-            InstitutionName="ZZPHI hospital", ReferringPhysicianName="ZZPHI^DOCTOR", PatientComments="ZZPHI comments",
+            PatientName=CANARY,
+            PatientID="ZZPHI-ID",
+            AccessionNumber="ZZPHI-ACC",
+            StudyDescription="ZZPHI description",
+            InstitutionName="ZZPHI hospital",
+            ReferringPhysicianName="ZZPHI^DOCTOR",
+            PatientComments="ZZPHI comments",
         )
         many = instances.study(3, **given)
         clients.store_all(node, many)
@@ -43,7 +48,9 @@ def test_titles_of_strangers_are_no_metric_labels(make_subject):
     node = make_subject({"dicom": {"admission": "known", "peers": [{"ae_title": "KNOWN"}]}})
     for title in ("STRANGER1", "STRANGER2", 'EVIL"}\\n{"'):
         with RawAssociation(node.address) as association:
-            association.send(associate_rq([(1, VERIFICATION, ["1.2.840.10008.1.2"])], called=node.ae_title, calling=title))
+            association.send(
+                associate_rq([(1, VERIFICATION, ["1.2.840.10008.1.2"])], called=node.ae_title, calling=title)
+            )
             assert association.verdict()[0] == "reject"
     assert clients.echo(node, calling="KNOWN") == 0
     metrics = node.metrics()

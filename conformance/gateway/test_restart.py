@@ -167,7 +167,10 @@ def test_a_lost_sqlite_index_is_rebuilt(make_subject):
 def test_a_second_node_on_the_same_spool_does_not_start(make_subject):
     node = make_subject()
     second = subprocess.run(
-        [str(binary()), "serve", "--config", str(node.config_file)], capture_output=True, text=True, timeout=30,
+        [str(binary()), "serve", "--config", str(node.config_file)],
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     assert second.returncode not in (0, None) and second.stderr + second.stdout
     assert clients.echo(node) == 0

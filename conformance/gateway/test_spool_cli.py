@@ -12,7 +12,10 @@ pytestmark = pytest.mark.relaypacs
 
 @pytest.fixture(scope="module")
 def many(subject):
-    stored = instances.study(5) + [instances.instance("1.2.840.10008.1.2.1.99"), instances.instance(pixel_bytes=3_000_000)]
+    stored = instances.study(5) + [
+        instances.instance("1.2.840.10008.1.2.1.99"),
+        instances.instance(pixel_bytes=3_000_000),
+    ]
     clients.store_all(subject, stored[:3] + stored[5:])
     clients.stow_all(subject, stored[3:5])
     return stored
@@ -20,7 +23,9 @@ def many(subject):
 
 def test_list_names_each_object_with_its_digest(subject, many):
     lines = {line["sop_instance_uid"]: line for line in subject.lines("spool", "list")}
-    assert {one.sop_instance: one.sha256 for one in many} == {uid: line["data_set_sha256"] for uid, line in lines.items()}
+    assert {one.sop_instance: one.sha256 for one in many} == {
+        uid: line["data_set_sha256"] for uid, line in lines.items()
+    }
     for one in many:
         assert lines[one.sop_instance]["transfer_syntax_uid"] == one.transfer_syntax
         assert lines[one.sop_instance]["size"] > len(one.data_set)

@@ -5,8 +5,21 @@ import time
 
 from hostile.case import Table
 from pdu import (
-    A_ASSOCIATE_RQ, IMPLICIT_LE, P_DATA_TF, VERIFICATION, Closed, RawAssociation, associate_rq, command, item, p_data,
-    pdu, pdv, presentation_context, C_ECHO_RQ, NO_DATA_SET,
+    A_ASSOCIATE_RQ,
+    C_ECHO_RQ,
+    IMPLICIT_LE,
+    NO_DATA_SET,
+    P_DATA_TF,
+    VERIFICATION,
+    Closed,
+    RawAssociation,
+    associate_rq,
+    command,
+    item,
+    p_data,
+    pdu,
+    pdv,
+    presentation_context,
 )
 
 TABLE = Table()
@@ -105,7 +118,9 @@ def raw_request(node, variable):
 
 
 @TABLE.case(
-    "A8", "an item past the end of its PDU", ("abort", 0, 0),
+    "A8",
+    "an item past the end of its PDU",
+    ("abort", 0, 0),
     item=struct.pack(">BBH", 0x10, 0, 500) + b"1.2.840",
     sub_item=item(0x20, b"\1\0\0\0" + struct.pack(">BBH", 0x30, 0, 500) + b"1.2"),
     header=b"\x10\0\0",
@@ -115,11 +130,17 @@ def item_past_the_end(node, variable):
 
 
 @TABLE.case(
-    "A9", "impossible presentation contexts", ("abort", 0, 0),
-    none=[], even=[(2, VERIFICATION, [IMPLICIT_LE])], duplicate=[ECHO, ECHO],
+    "A9",
+    "impossible presentation contexts",
+    ("abort", 0, 0),
+    none=[],
+    even=[(2, VERIFICATION, [IMPLICIT_LE])],
+    duplicate=[ECHO, ECHO],
     too_many=[(n % 256, VERIFICATION, [IMPLICIT_LE]) for n in range(1, 259, 2)],
     no_transfer_syntax=[(1, VERIFICATION, [])],
-    two_abstract_syntaxes=[item(0x20, b"\1\0\0\0" + item(0x30, b"1.2.3") + presentation_context(1, "1.2.4", [IMPLICIT_LE])[8:])],
+    two_abstract_syntaxes=[
+        item(0x20, b"\1\0\0\0" + item(0x30, b"1.2.3") + presentation_context(1, "1.2.4", [IMPLICIT_LE])[8:])
+    ],
 )
 def contexts(node, proposed):
     return first_answer(node, request(node, proposed))
@@ -151,8 +172,15 @@ def wrong_address(node):
 
 
 @TABLE.case(
-    "A15", "an AE title that would do harm in a path or a log", ("reject", 1, 1, 3),
-    path=b"../../x", line=b"A\r\nB", nul=b"A\0B", escape=b"\x1b[2J", quote=b'"}{"level":', high=b"\xff\xfe",
+    "A15",
+    "an AE title that would do harm in a path or a log",
+    ("reject", 1, 1, 3),
+    path=b"../../x",
+    line=b"A\r\nB",
+    nul=b"A\0B",
+    escape=b"\x1b[2J",
+    quote=b'"}{"level":',
+    high=b"\xff\xfe",
 )
 def dangerous_title(node, title):
     verdict = first_answer(node, request(node, calling=title))

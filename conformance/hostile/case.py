@@ -32,7 +32,12 @@ class Table(list):
                 self.append(Case(number, title, function, expected))
             for name, value in each.items():
                 self.append(
-                    Case(f"{number}-{name}", title, lambda node, function=function, value=value: function(node, value), expected)
+                    Case(
+                        f"{number}-{name}",
+                        title,
+                        lambda node, function=function, value=value: function(node, value),
+                        expected,
+                    )
                 )
             return function
 

@@ -47,7 +47,9 @@ def status_line(connection):
 
 def post(node, body, content_type, **headers):
     return node.http.post(
-        node.dicomweb + "/studies", data=body, timeout=60,
+        node.dicomweb + "/studies",
+        data=body,
+        timeout=60,
         headers={"Content-Type": content_type, "Accept": "application/dicom+json"} | headers,
     ).status_code
 
@@ -56,8 +58,12 @@ RELATED = 'multipart/related; type="application/dicom"'
 
 
 @TABLE.case(
-    "C61", "no boundary, a giant one, a nested multipart", 400,
-    missing=RELATED, empty=RELATED + '; boundary=""', giant=RELATED + "; boundary=" + "x" * 8000,
+    "C61",
+    "no boundary, a giant one, a nested multipart",
+    400,
+    missing=RELATED,
+    empty=RELATED + '; boundary=""',
+    giant=RELATED + "; boundary=" + "x" * 8000,
 )
 def boundary(node, content_type):
     return post(node, multipart([instance().part10])[0], content_type)
@@ -67,7 +73,10 @@ def boundary(node, content_type):
 def giant_boundary(node):
     with connect(node) as connection:
         try:
-            connection.sendall(head(node, "POST", Content_Type=RELATED + "; boundary=" + "x" * (1 << 20), Content_Length=5) + b"\r\n--x--")
+            connection.sendall(
+                head(node, "POST", Content_Type=RELATED + "; boundary=" + "x" * (1 << 20), Content_Length=5)
+                + b"\r\n--x--"
+            )
         except ConnectionError:
             pass
         return status_line(connection)
@@ -83,14 +92,18 @@ def nested_multipart(node):
 @TABLE.case("C62", "Content-Length 2^63", 413, **{"2_63": 2**63, "2_63_1": 2**63 - 1})
 def giant_length(node, length):
     with connect(node) as connection:
-        connection.sendall(head(node, "POST", Content_Type=RELATED + "; boundary=b", Content_Length=length) + b"\r\n--b\r\n")
+        connection.sendall(
+            head(node, "POST", Content_Type=RELATED + "; boundary=b", Content_Length=length) + b"\r\n--b\r\n"
+        )
         return status_line(connection)
 
 
 @TABLE.case("C63", "a chunked body without end", {413, "closed"})
 def endless_body(node):
     with connect(node) as connection:
-        connection.sendall(head(node, "POST", Content_Type=RELATED + "; boundary=b", Transfer_Encoding="chunked") + b"\r\n")
+        connection.sendall(
+            head(node, "POST", Content_Type=RELATED + "; boundary=b", Transfer_Encoding="chunked") + b"\r\n"
+        )
         start = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + instance().part10
         connection.sendall(b"%x\r\n" % len(start) + start + b"\r\n")
         chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
@@ -119,7 +132,9 @@ def many_parts(node):
         yield b"--b--\r\n"
 
     response = node.http.post(
-        node.dicomweb + "/studies", data=parts(), timeout=120,
+        node.dicomweb + "/studies",
+        data=parts(),
+        timeout=120,
         headers={"Content-Type": RELATED + "; boundary=b", "Accept": "application/dicom+json"},
     )
     answer = response.json()
@@ -137,10 +152,18 @@ def other_study(node):
     return stow(node, [instance()], study=instances.new_uid()).status_code
 
 
-@TABLE.case("C67", "a bulk data URI that leads elsewhere", {409, 415}, file="file:///etc/passwd", metadata="http://169.254.169.254/")
+@TABLE.case(
+    "C67",
+    "a bulk data URI that leads elsewhere",
+    {409, 415},
+    file="file:///etc/passwd",
+    metadata="http://169.254.169.254/",
+)
 def bulk_data_uri(node, uri):
     metadata = '[{"7FE00010": {"vr": "OW", "BulkDataURI": "%s"}}]' % uri
-    return stow(node, [({"Content-Type": "application/dicom+json"}, metadata.encode())], media_type="application/dicom+json").status_code
+    return stow(
+        node, [({"Content-Type": "application/dicom+json"}, metadata.encode())], media_type="application/dicom+json"
+    ).status_code
 
 
 @TABLE.case("C68", "XML with a document type", {400, 409, 415})
@@ -151,9 +174,17 @@ def xxe(node):
     return response.status_code
 
 
-@TABLE.case("C69", "JSON that is too deep or too large", {400, 409, 415}, deep=b"[" * 10_000, number=b'[{"00280010": {"vr": "DS", "Value": [1e999]}}]')
+@TABLE.case(
+    "C69",
+    "JSON that is too deep or too large",
+    {400, 409, 415},
+    deep=b"[" * 10_000,
+    number=b'[{"00280010": {"vr": "DS", "Value": [1e999]}}]',
+)
 def bad_json(node, document):
-    return stow(node, [({"Content-Type": "application/dicom+json"}, document)], media_type="application/dicom+json").status_code
+    return stow(
+        node, [({"Content-Type": "application/dicom+json"}, document)], media_type="application/dicom+json"
+    ).status_code
 
 
 @TABLE.case("C51", "file meta with an impossible VR or length", 409, vr=b"\xff\xfe", length=b"UI\xff\xff")
@@ -167,15 +198,27 @@ def fuzzed_meta(node, bytes_):
 
 @TABLE.case("C51b", "file meta longer than the file", 409)
 def long_meta(node):
-    return stow(node, [bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, 0xFFFFFFF0) + bytes(50)]).status_code
+    return stow(
+        node, [bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, 0xFFFFFFF0) + bytes(50)]
+    ).status_code
 
 
-@TABLE.case("C51c", "a part that is empty, or only a preamble", 409, empty=b"", preamble=bytes(128), prefix=bytes(128) + b"DICM")
+@TABLE.case(
+    "C51c", "a part that is empty, or only a preamble", 409, empty=b"", preamble=bytes(128), prefix=bytes(128) + b"DICM"
+)
 def no_file(node, part):
     return stow(node, [part]).status_code
 
 
-@TABLE.case("C70", "impossible pages", 400, a="limit=1e12&offset=-1", b="limit=-1", c="offset=99999999999999999999999", d="limit=0x10")
+@TABLE.case(
+    "C70",
+    "impossible pages",
+    400,
+    a="limit=1e12&offset=-1",
+    b="limit=-1",
+    c="offset=99999999999999999999999",
+    d="limit=0x10",
+)
 def pages(node, query):
     return search(node, f"/studies?{query}").status_code
 
@@ -185,19 +228,31 @@ def huge_limit(node):
     return search(node, "/studies?limit=1000000000000").status_code
 
 
-@TABLE.case("C71", "SQL in a query is only text", 200, quote="PatientName=' OR 1=1--", drop="PatientID=';DROP TABLE study;--")
+@TABLE.case(
+    "C71", "SQL in a query is only text", 200, quote="PatientName=' OR 1=1--", drop="PatientID=';DROP TABLE study;--"
+)
 def sql(node, query):
     response = search(node, "/studies?" + query)
     assert response.json() == []
     return response.status_code
 
 
-@TABLE.case("C71b", "an unknown attribute", 400, keyword="Nonsense=1", tag="12345678=1", include="includefield=Nonsense")
+@TABLE.case(
+    "C71b", "an unknown attribute", 400, keyword="Nonsense=1", tag="12345678=1", include="includefield=Nonsense"
+)
 def unknown_attribute(node, query):
     return search(node, "/studies?" + query).status_code
 
 
-@TABLE.case("C72", "dots and NULs in the path", {400, 404}, dots="/studies/%2e%2e%2f%2e%2e", nul="/studies/1.2%00", line="/studies/1.2%0d%0aX:1", raw="/studies/../../../etc/passwd")
+@TABLE.case(
+    "C72",
+    "dots and NULs in the path",
+    {400, 404},
+    dots="/studies/%2e%2e%2f%2e%2e",
+    nul="/studies/1.2%00",
+    line="/studies/1.2%0d%0aX:1",
+    raw="/studies/../../../etc/passwd",
+)
 def bad_path(node, path):
     with connect(node) as connection:
         connection.sendall(head(node, path="/dicom-web" + path) + b"Accept: */*\r\n\r\n")
@@ -210,7 +265,9 @@ def ranges(node):
     clients.store_all(node, [one], calling="GOOD")
     clients.indexed(node, [one])
     many = ",".join(f"0-{n}" for n in range(1, 1001))
-    return wado(node, one.path, accept="application/dicom; transfer-syntax=*, " + clients.ANY_DICOM, Range="bytes=" + many).status_code
+    return wado(
+        node, one.path, accept="application/dicom; transfer-syntax=*, " + clients.ANY_DICOM, Range="bytes=" + many
+    ).status_code
 
 
 @TABLE.case("C75", "64 KiB of Accept", 431)
@@ -224,16 +281,23 @@ def giant_accept(node):
 
 
 @TABLE.case(
-    "C77", "a request of ambiguous length", {400, "closed"},
-    both="Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", twice="Content-Length: 5\r\nContent-Length: 6\r\n",
-    list="Content-Length: 5, 6\r\n", sign="Content-Length: +5\r\n", obfuscated="Transfer-Encoding: xchunked\r\n",
+    "C77",
+    "a request of ambiguous length",
+    {400, "closed"},
+    both="Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+    twice="Content-Length: 5\r\nContent-Length: 6\r\n",
+    list="Content-Length: 5, 6\r\n",
+    sign="Content-Length: +5\r\n",
+    obfuscated="Transfer-Encoding: xchunked\r\n",
     space="Content-Length : 5\r\n",
 )
 def ambiguous(node, lines):
     with connect(node) as connection:
         # With a smuggled second request behind it: it must not be answered.
         smuggled = b"0\r\n\r\nGET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-        connection.sendall(head(node, "POST", Content_Type=RELATED + "; boundary=b") + lines.encode() + b"\r\n" + smuggled)
+        connection.sendall(
+            head(node, "POST", Content_Type=RELATED + "; boundary=b") + lines.encode() + b"\r\n" + smuggled
+        )
         status = status_line(connection)
         connection.settimeout(3)
         rest = b""
@@ -287,7 +351,7 @@ def continuation(node):
 
 
 def drained(connection):
-    """"ended" when the peer says GOAWAY, answers all, or closes."""
+    """ "ended" when the peer says GOAWAY, answers all, or closes."""
     connection.settimeout(5)
     try:
         while connection.recv(65536):
@@ -317,7 +381,9 @@ def slow_headers(node):
 @TABLE.case("C79b", "a body that stalls", {408, 400, "closed"})
 def slow_body(node):
     with connect(node) as connection:
-        connection.sendall(head(node, "POST", Content_Type=RELATED + "; boundary=b", Content_Length=100_000) + b"\r\n--b\r\n")
+        connection.sendall(
+            head(node, "POST", Content_Type=RELATED + "; boundary=b", Content_Length=100_000) + b"\r\n--b\r\n"
+        )
         connection.settimeout(12)
         return status_line(connection)
 
@@ -346,7 +412,8 @@ def wait_closed(port, server_port, seconds):
     def left():
         rows = [line.split() for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]]
         return not any(
-            row[3] == "01" and row[1].endswith(f":{server_port:04X}") and row[2].endswith(f":{port:04X}") for row in rows
+            row[3] == "01" and row[1].endswith(f":{server_port:04X}") and row[2].endswith(f":{port:04X}")
+            for row in rows
         )
 
     try:

@@ -10,10 +10,21 @@ import instances
 from clients import STUDY_ROOT, query
 from hostile.associations import ECHO, ECHO_RQ, in_association
 from hostile.case import Table, aborts, status_in
-from instances import encode, elements, explicit_element, instance, nested, of
+from instances import elements, encode, explicit_element, instance, nested, of
 from pdu import (
-    EXPLICIT_LE, IMPLICIT_LE, P_DATA_TF, Closed, RawAssociation, command, p_data, parse_command, pdu, pdv, A_ABORT,
-    NO_DATA_SET, VERIFICATION,
+    A_ABORT,
+    EXPLICIT_LE,
+    IMPLICIT_LE,
+    NO_DATA_SET,
+    P_DATA_TF,
+    VERIFICATION,
+    Closed,
+    RawAssociation,
+    command,
+    p_data,
+    parse_command,
+    pdu,
+    pdv,
 )
 
 TABLE = Table()
@@ -25,7 +36,10 @@ def status(node, one, **claimed):
     association, _ = clients.associate(node, [one], calling="GOOD")
     with association:
         reply = association.store(
-            1, claimed.get("sop_class", one.sop_class), claimed.get("sop_instance", one.sop_instance), one.data_set,
+            1,
+            claimed.get("sop_class", one.sop_class),
+            claimed.get("sop_instance", one.sop_instance),
+            one.data_set,
             timeout=60,
         )
         association.release()
@@ -60,8 +74,12 @@ def in_order(one, inserted):
 
 
 @TABLE.case(
-    "B26", "PDV lengths that lie", ("abort", 2, 6),
-    zero=struct.pack(">I", 0), one=struct.pack(">IB", 1, 1), over=struct.pack(">IBB", 4000, 1, 3) + ECHO_RQ,
+    "B26",
+    "PDV lengths that lie",
+    ("abort", 2, 6),
+    zero=struct.pack(">I", 0),
+    one=struct.pack(">IB", 1, 1),
+    over=struct.pack(">IBB", 4000, 1, 3) + ECHO_RQ,
     endless=struct.pack(">IBB", 0xFFFFFFFF, 1, 3) + ECHO_RQ,
 )
 def pdv_length(node, body):
@@ -95,7 +113,10 @@ def bad_command(node, padding):
     if not padding:
         return in_association(node, p_data(pdv(1, 3, ECHO_RQ + struct.pack("<HHI", 8, 0x18, 4) + b"1.2\0")))
     long = command(
-        AffectedSOPClassUID=VERIFICATION, CommandField=0x30, MessageID=1, CommandDataSetType=NO_DATA_SET,
+        AffectedSOPClassUID=VERIFICATION,
+        CommandField=0x30,
+        MessageID=1,
+        CommandDataSetType=NO_DATA_SET,
         ErrorComment=padding,
     )
     return in_association(node, p_data(pdv(1, 1, long[:10_000])) + p_data(pdv(1, 3, long[10_000:])))
@@ -121,7 +142,14 @@ def no_instance_uid(node):
     return status(node, one.with_data_set(encode(elements(SOPInstanceUID=None))))
 
 
-UIDS = {"path": "../../etc/cron.d/x", "absolute": "/tmp/x", "nul": "1.2\0.3", "long": "1" * 65, "empty": "", "word": "abc"}
+UIDS = {
+    "path": "../../etc/cron.d/x",
+    "absolute": "/tmp/x",
+    "nul": "1.2\0.3",
+    "long": "1" * 65,
+    "empty": "",
+    "word": "abc",
+}
 
 
 @TABLE.case("B33", "an impossible UID in the command", status_in(0x0117), **UIDS)
@@ -129,7 +157,9 @@ def command_uid(node, uid):
     return status(node, instance(), sop_instance=uid)
 
 
-@TABLE.case("B33b", "an impossible UID in the data set", status_in(0xC000), **{k: v for k, v in UIDS.items() if k != "nul"})
+@TABLE.case(
+    "B33b", "an impossible UID in the data set", status_in(0xC000), **{k: v for k, v in UIDS.items() if k != "nul"}
+)
 def data_set_uid(node, uid):
     one = instance()
     old = explicit_element(0x0020000D, b"UI", one.study.encode() + b"\0" * (len(one.study) % 2))
@@ -139,8 +169,11 @@ def data_set_uid(node, uid):
 
 
 @TABLE.case(
-    "B33c", "command or file meta elements in the data set", status_in(0xC000),
-    group_0000=explicit_element(0x00000002, b"UI", b"1.2\0"), group_0002=explicit_element(0x00020010, b"UI", b"1.2\0"),
+    "B33c",
+    "command or file meta elements in the data set",
+    status_in(0xC000),
+    group_0000=explicit_element(0x00000002, b"UI", b"1.2\0"),
+    group_0002=explicit_element(0x00020010, b"UI", b"1.2\0"),
 )
 def foreign_groups(node, element):
     return status(node, with_damage(lambda data: element + data))
@@ -186,13 +219,17 @@ def shallow(node):
 def nesting_in_unknown(node, depth):
     begin = struct.pack("<HHI", 0x0009, 0x1010, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
     end = struct.pack("<HHI", 0xFFFE, 0xE00D, 0) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-    first = struct.pack("<HH2sHI", 0x0009, 0x1010, b"UN", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    first = struct.pack("<HH2sHI", 0x0009, 0x1010, b"UN", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
     return status(node, in_order(instance(), first + begin * depth + end * (depth + 1)))
 
 
 @TABLE.case("B39", "a sequence that is never closed", status_in(0xC000))
 def open_sequence(node):
-    begin = struct.pack("<HH2sHI", 0x7FE1, 0x1010, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    begin = struct.pack("<HH2sHI", 0x7FE1, 0x1010, b"SQ", 0, 0xFFFFFFFF) + struct.pack(
+        "<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
     return status(node, with_damage(lambda data: data + begin))
 
 
@@ -239,8 +276,12 @@ def no_deflate(node):
 
 
 @TABLE.case(
-    "B42", "bytes of another transfer syntax", status_in(0xC000),
-    implicit=IMPLICIT_LE, big="1.2.840.10008.1.2.2", deflated=DEFLATED,
+    "B42",
+    "bytes of another transfer syntax",
+    status_in(0xC000),
+    implicit=IMPLICIT_LE,
+    big="1.2.840.10008.1.2.2",
+    deflated=DEFLATED,
 )
 def wrong_syntax(node, claimed):
     return status(node, instances.replace(instance(), transfer_syntax=claimed))
@@ -262,12 +303,19 @@ def encapsulated(transfer_syntax, *fragments, end=b"\xfe\xff\xdd\xe0\0\0\0\0"):
 
 @TABLE.case("B44", "a broken offset table is stored", status_in(0x0000))
 def bad_offset_table(node):
-    return stored(node, encapsulated("1.2.840.10008.1.2.4.50", struct.pack("<III", 0, 0xFFFFFFF0, 7), b"\xff\xd8\xff\xd9"))
+    return stored(
+        node, encapsulated("1.2.840.10008.1.2.4.50", struct.pack("<III", 0, 0xFFFFFFF0, 7), b"\xff\xd8\xff\xd9")
+    )
 
 
 @TABLE.case(
-    "B45", "broken compressed pixels are stored", status_in(0x0000),
-    jpeg="1.2.840.10008.1.2.4.50", j2k="1.2.840.10008.1.2.4.90", rle="1.2.840.10008.1.2.5", ht="1.2.840.10008.1.2.4.201",
+    "B45",
+    "broken compressed pixels are stored",
+    status_in(0x0000),
+    jpeg="1.2.840.10008.1.2.4.50",
+    j2k="1.2.840.10008.1.2.4.90",
+    rle="1.2.840.10008.1.2.5",
+    ht="1.2.840.10008.1.2.4.201",
 )
 def broken_pixels(node, syntax):
     return stored(node, encapsulated(syntax, b"", b"\xff\x4f" + bytes(range(200))))
@@ -279,17 +327,25 @@ def pixels_without_end(node):
 
 
 @TABLE.case(
-    "B46", "a character set that breaks its rules is stored", status_in(0x0000),
-    escapes=(b"\\ISO 2022 IR 87", b"A^\x1b$B\x7f\xff\x1b(Z"), unknown=(b"NO_SUCH_SET", b"A^B\xff"),
-    truncated=(b"ISO_IR 192", b"A^\xe5\xb1"), gb18030=(b"GB18030", b"A^\x81"),
+    "B46",
+    "a character set that breaks its rules is stored",
+    status_in(0x0000),
+    escapes=(b"\\ISO 2022 IR 87", b"A^\x1b$B\x7f\xff\x1b(Z"),
+    unknown=(b"NO_SUCH_SET", b"A^B\xff"),
+    truncated=(b"ISO_IR 192", b"A^\xe5\xb1"),
+    gb18030=(b"GB18030", b"A^\x81"),
 )
 def bad_charset(node, given):
     charset, name = given
     one = instance()
     data = one.data_set
     even = lambda value: value + b" " * (len(value) % 2)  # noqa: E731
-    data = data.replace(explicit_element(0x00080005, b"CS", b"ISO_IR 192"), explicit_element(0x00080005, b"CS", even(charset)))
-    data = data.replace(explicit_element(0x00100010, b"PN", even(b"Synthetic^Patient")), explicit_element(0x00100010, b"PN", even(name)))
+    data = data.replace(
+        explicit_element(0x00080005, b"CS", b"ISO_IR 192"), explicit_element(0x00080005, b"CS", even(charset))
+    )
+    data = data.replace(
+        explicit_element(0x00100010, b"PN", even(b"Synthetic^Patient")), explicit_element(0x00100010, b"PN", even(name))
+    )
     answer = stored(node, one.with_data_set(data))
     assert len(clients.qido(node, f"/studies?StudyInstanceUID={one.study}")) == 1
     return answer
@@ -320,9 +376,14 @@ def concurrent_duplicates(node):
 @TABLE.case("B49", "the same UID with other bytes", ("0000", "0000", 2))
 def conflict(node):
     first = instance()
-    second = of(elements(
-        SOPInstanceUID=first.sop_instance, StudyInstanceUID=first.study, SeriesInstanceUID=first.series, PatientID="X",
-    ))
+    second = of(
+        elements(
+            SOPInstanceUID=first.sop_instance,
+            StudyInstanceUID=first.study,
+            SeriesInstanceUID=first.series,
+            PatientID="X",
+        )
+    )
     return status(node, first), status(node, second), len(node.held()[first.sop_instance])
 
 
@@ -344,17 +405,24 @@ def wildcards(node):
 
 
 @TABLE.case(
-    "B54", "SQL in a key is only text", status_in(0x0000),
-    quote="' OR 1=1--", drop="'; DROP TABLE study;--", percent="%", underscore="_",
+    "B54",
+    "SQL in a key is only text",
+    status_in(0x0000),
+    quote="' OR 1=1--",
+    drop="'; DROP TABLE study;--",
+    percent="%",
+    underscore="_",
 )
 def sql(node, value):
     return find_status(node, encode(query("STUDY", PatientName=value, StudyInstanceUID=None), IMPLICIT_LE))
 
 
 @TABLE.case(
-    "B54b", "a damaged identifier", lambda answer: answer == "A900" or answer[0] == "C",
-    deep=struct.pack("<HHI", 0x0040, 0x0100, 0xFFFFFFFF) * 1 + (
-        struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + struct.pack("<HHI", 0x0040, 0x0100, 0xFFFFFFFF)) * 20_000,
+    "B54b",
+    "a damaged identifier",
+    lambda answer: answer == "A900" or answer[0] == "C",
+    deep=struct.pack("<HHI", 0x0040, 0x0100, 0xFFFFFFFF) * 1
+    + (struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + struct.pack("<HHI", 0x0040, 0x0100, 0xFFFFFFFF)) * 20_000,
     cut=encode(query("STUDY"), IMPLICIT_LE)[:-3],
     huge=encode(query("STUDY"), IMPLICIT_LE) + struct.pack("<HHI", 0x0010, 0x0010, 0xFFFFFFF0),
 )
@@ -362,7 +430,9 @@ def bad_identifier(node, identifier):
     return find_status(node, identifier)
 
 
-@TABLE.case("B20", "the peer goes away in the middle of an object", "nothing kept", reset="reset", abort="abort", close="close")
+@TABLE.case(
+    "B20", "the peer goes away in the middle of an object", "nothing kept", reset="reset", abort="abort", close="close"
+)
 def goes_away(node, way):
     one = instance(pixel_bytes=400_000)
     association, _ = clients.associate(node, [one], calling="GOOD")

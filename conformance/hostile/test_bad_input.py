@@ -1,4 +1,4 @@
-"""What strangers, broken devices and attackers send. After each case the node serves, is small, and has lost nothing."""
+"""What strangers, broken devices and attackers send. After each case the node serves, is small, has lost nothing."""
 
 import pytest
 
@@ -19,8 +19,13 @@ CONFIG = {
     },
     "spool": {"inline_limit": "256 KiB"},
     "limits": {
-        "artim": "2s", "dimse_idle": "3s", "associations": 24, "http_headers": "2s", "http_stall": "3s",
-        "http_body": "128 MiB", "object": "64 MiB",
+        "artim": "2s",
+        "dimse_idle": "3s",
+        "associations": 24,
+        "http_headers": "2s",
+        "http_stall": "3s",
+        "http_body": "128 MiB",
+        "object": "64 MiB",
     },
 }
 
@@ -64,14 +69,18 @@ def test_after_all_that_nothing_was_written_elsewhere(subject, acknowledged):
     strangers = {"passwd", "x", "cron.d"}
     names = {path.name for path in subject.folder.rglob("*")}
     assert not names & strangers
-    assert sorted(path.name for path in subject.folder.iterdir() if path.name != "core") == ["data", "log", "relaypacs.toml"]
+    assert sorted(path.name for path in subject.folder.iterdir() if path.name != "core") == [
+        "data",
+        "log",
+        "relaypacs.toml",
+    ]
 
 
 @pytest.mark.item(6)
 def test_a_flood_of_connections_is_slowed_while_others_are_served(make_subject):
     """A17: 1,000 connections a second from one address are refused for a while (RJ 2/3/1)."""
     node = make_subject({"limits": {"connections_per_second": 50}})
-    verdicts = {associations.first_answer(node, associations.request(node)) [:4] for _ in range(300)}
+    verdicts = {associations.first_answer(node, associations.request(node))[:4] for _ in range(300)}
     kinds = {verdict[0] for verdict in verdicts}
     assert ("reject", 2, 3, 1) in verdicts and "accepted" in kinds, kinds
     clients.wait_until(lambda: served(node), "the flood is over and the same address is served again", 10)

@@ -45,14 +45,16 @@ class BigObject:
 
     def send(self, node, status):
         """C-STORE, streamed; the status goes into `status`."""
-        from pdu import pdv, p_data
+        from pdu import p_data, pdv
 
         with RawAssociation(node.address, timeout=120) as association:
             association.associate([(1, MULTI_FRAME, [self.about.transfer_syntax])], called=node.ae_title)
             association.begin_store(1, MULTI_FRAME, self.about.sop_instance)
             room = association.peer_maximum - 6
             for piece in self.pieces():
-                association.send(b"".join(p_data(pdv(1, 0, piece[at : at + room])) for at in range(0, len(piece), room)))
+                association.send(
+                    b"".join(p_data(pdv(1, 0, piece[at : at + room])) for at in range(0, len(piece), room))
+                )
             association.send(p_data(pdv(1, 2, b"")))
             status.append(association.receive_message(120).status)
             association.release()
@@ -64,8 +66,10 @@ def storescp(tmp_path):
     port, folder = free_port(), tmp_path / "archive"
     folder.mkdir()
     process = subprocess.Popen(
-        ["storescp", "+B", "--promiscuous", "-od", str(folder), str(port)], stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, env={"TCP_NODELAY": "1"},
+        ["storescp", "+B", "--promiscuous", "-od", str(folder), str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"TCP_NODELAY": "1"},
     )
     wait_until(lambda: listens(port), "storescp listens")
     yield port, folder
@@ -74,9 +78,7 @@ def storescp(tmp_path):
 
 def retrieved_sha256(node, one):
     """SHA-256 of the data set that WADO streams, without holding it."""
-    response = node.http.get(
-        node.dicomweb + one.path, headers={"Accept": clients.ANY_DICOM}, stream=True, timeout=120
-    )
+    response = node.http.get(node.dicomweb + one.path, headers={"Accept": clients.ANY_DICOM}, stream=True, timeout=120)
     assert response.status_code == 200
     digest, head, rest = hashlib.sha256(), b"", b""
     boundary = None
@@ -98,12 +100,21 @@ def retrieved_sha256(node, one):
 
 def test_a_node_stays_small_while_a_big_object_is_received_forwarded_and_retrieved(make_subject, storescp):
     port, folder = storescp
-    node = make_subject({
-        "destinations": [{
-            "name": "archive", "kind": "dimse", "ae_title": "STORESCP", "host": "127.0.0.1", "port": port,
-            "verify": "none", "timeout": "60s",
-        }],
-    })
+    node = make_subject(
+        {
+            "destinations": [
+                {
+                    "name": "archive",
+                    "kind": "dimse",
+                    "ae_title": "STORESCP",
+                    "host": "127.0.0.1",
+                    "port": port,
+                    "verify": "none",
+                    "timeout": "60s",
+                }
+            ],
+        }
+    )
     first, second = BigObject(), BigObject()
     status = []
     first.send(node, status)
@@ -115,7 +126,11 @@ def test_a_node_stays_small_while_a_big_object_is_received_forwarded_and_retriev
     sender.join(120)
     assert status == [0, 0]
     assert digests == [first.sha256] * 2
-    wait_until(lambda: node.destination("archive")["sent"] + node.destination("archive")["verified"] >= 2, "both are delivered", 90)
+    wait_until(
+        lambda: node.destination("archive")["sent"] + node.destination("archive")["verified"] >= 2,
+        "both are delivered",
+        90,
+    )
     wait_until(lambda: len(list(folder.iterdir())) == 2, "both are in the archive", 30)
     peak = node.memory("VmHWM")
     print(f"peak memory {peak >> 10} KiB")
@@ -145,7 +160,9 @@ def test_a_big_stow_request_streams_too(make_subject):
         yield b"\r\n--big--\r\n"
 
     response = node.http.post(
-        node.dicomweb + "/studies", data=body(), timeout=120,
+        node.dicomweb + "/studies",
+        data=body(),
+        timeout=120,
         headers={
             "Content-Type": 'multipart/related; type="application/dicom"; boundary=big',
             "Accept": "application/dicom+json",

@@ -86,7 +86,9 @@ def peek(data):
     """What pydicom can read of the identifiers; {} when it can't."""
     try:
         return dcmread(
-            io.BytesIO(data), force=True, stop_before_pixels=True,
+            io.BytesIO(data),
+            force=True,
+            stop_before_pixels=True,
             specific_tags=["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"],
         )
     except Exception:  # noqa: BLE001 - damaged files raise all kinds

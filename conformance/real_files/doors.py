@@ -7,7 +7,7 @@ STORED = "stored"
 
 
 def c_store(subject, one, timeout=20):
-    """"stored", "refused context" or "refused CODE"; "abort" and "timeout" are never right."""
+    """ "stored", "refused context" or "refused CODE"; "abort" and "timeout" are never right."""
     try:
         reply = clients.store(subject, [one], timeout=timeout)[0]
     except Closed:
@@ -23,7 +23,7 @@ def c_store(subject, one, timeout=20):
 
 
 def stow(subject, data, timeout=30):
-    """"stored" or "refused CODE" with the FailureReason; "HTTP n" when the request as a whole failed."""
+    """ "stored" or "refused CODE" with the FailureReason; "HTTP n" when the request as a whole failed."""
     response = clients.stow(subject, [data], timeout=timeout)
     if response.status_code == 200:
         return STORED

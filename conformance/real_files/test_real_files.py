@@ -15,7 +15,10 @@ TABLE = expected() if EXPECTED.exists() else {}
 IDS = [file.name for file in ALL]
 
 if not ALL:
-    pytestmark = [pytestmark, pytest.mark.skip(reason="NO TEST DATA: set RELAYPACS_TESTDATA to the collection of real files")]
+    pytestmark = [
+        pytestmark,
+        pytest.mark.skip(reason="NO TEST DATA: set RELAYPACS_TESTDATA to the collection of real files"),
+    ]
 
 
 @pytest.fixture(scope="module")
