@@ -26,6 +26,7 @@ mod peer;
 mod reindex;
 mod remote;
 mod send;
+mod serve;
 mod spool;
 
 #[derive(Parser)]
@@ -40,6 +41,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the node; SIGTERM drains, a second one aborts
+    Serve,
     /// Validate the configuration and print it as it is in force
     CheckConfig,
     /// Exit with 0 when a node runs here and takes objects, else 1
@@ -92,10 +95,13 @@ fn run(command: Command, config: Config) -> anyhow::Result<Exit> {
         return check_config::run(&config);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Command::Serve = command {
+        return runtime.block_on(serve::run(config));
+    }
     crate::telemetry::logging::start_for_commands();
     runtime.block_on(async {
         match command {
-            Command::CheckConfig => unreachable!("run above"),
+            Command::Serve | Command::CheckConfig => unreachable!("run above"),
             Command::Healthcheck => healthcheck::run(&config).await,
             Command::Migrate(command) => migrate::run(command, &config).await,
             Command::Reindex => reindex::run(&config).await,

@@ -95,6 +95,8 @@ fn complete(config: &mut Config) -> Result<(), ConfigError> {
     }
     if config.http.public_url.is_empty()
         && let Some(first) = config.http.listen.first()
+        // Port 0 becomes known when it is bound; the node fills it in then.
+        && first.port() != 0
     {
         config.http.public_url = format!("http://{first}");
     }

@@ -8,9 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, ControlError, Running, json, lines};
 use crate::clock::Millis;
-use crate::config::RuleConfig;
 use crate::config::{self, Config, DestinationConfig, PeerConfig};
-use crate::forward::DestinationStatus;
+use crate::forward::{ConfiguredDestination, DestinationStatus, Setup};
 use crate::spool::DeliveryState;
 use crate::store::{Routing, RoutingError};
 
@@ -20,17 +19,6 @@ pub struct PeerLine {
     #[serde(flatten)]
     pub peer: PeerConfig,
     pub from_file: bool,
-}
-
-pub struct ConfiguredDestination {
-    pub config: DestinationConfig,
-    pub from_file: bool,
-    pub paused: bool,
-}
-
-pub struct Setup {
-    pub destinations: Vec<ConfiguredDestination>,
-    pub rules: Vec<RuleConfig>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +62,10 @@ impl Control {
     }
 
     async fn apply_setup(&self) -> Result<(), ControlError> {
+        let Some(running) = &self.running else { return Ok(()) };
+        let setup = setup_in_force(&self.config, &self.routing).await?;
+        running.forward.replace(setup).await?;
+        running.ingest.set_rule_set(running.forward.rule_set());
         Ok(())
     }
 

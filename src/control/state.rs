@@ -28,10 +28,10 @@ pub async fn health(Data(control): Data<&Control>) -> Answer {
     Ok(json(StatusCode::OK, &readiness))
 }
 
-/// Empties the index of held objects and lets the indexer read the log from its start. The answer
-/// comes when it has caught up.
+/// Empties the index of held objects; the indexer, here or at the next start, reads the log from
+/// its start.
 #[handler]
 pub async fn reindex(Data(control): Data<&Control>) -> Answer {
-    let _ = control;
-    Err(ControlError::not_running())
+    crate::index::reindex(&control.store).await.map_err(ControlError::failed)?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "reindexing": control.running.is_some() })))
 }

@@ -1,5 +1,10 @@
-//! Integration tests: parts of the node together, against real files, databases and peers.
+//! Tests of the node as a whole: real parts in one process, on ports that the system chooses, and
+//! the binary where the process itself is the subject. What peers of other makes see is tested in
+//! `conformance/`.
 
+mod commands;
 mod index;
+mod process;
 mod scp;
+mod store_and_forward;
 mod support;

@@ -1,0 +1,54 @@
+# What there is to do here. `make` alone prints this list; docs/testing.md says what each part takes.
+
+SHELL := /bin/bash
+PYTEST := conformance/.venv/bin/pytest
+# One build serves the tests: fail points are compiled in and sleep unless a variable arms one.
+TEST_FEATURES := --features failpoints
+export RELAYPACS_BIN ?= $(CURDIR)/target/debug/relaypacs
+
+.DEFAULT_GOAL := help
+.PHONY: help run release test check unit conformance conformance-orthanc conformance-postgres crash \
+        bench tools test-build
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## install what is missing, build, and run a node on the embedded default (data in ./data)
+	@scripts/run.sh
+
+release: ## build the release binary and prove that it has no fail points
+	@scripts/install-build-tools.sh
+	cargo build --release --locked
+	@scripts/check-no-failpoints.sh target/release/relaypacs
+
+test: ## everything that must pass, with a summary; installs what it needs
+	@scripts/test.sh
+
+check: ## formatting and lints
+	cargo fmt --check
+	cargo clippy --locked --all-targets $(TEST_FEATURES) -- -D warnings
+	cargo clippy --locked --lib --bins -- -D warnings
+
+unit: ## unit and integration tests
+	@scripts/unit.sh $(TEST_FEATURES)
+
+conformance: tools test-build ## black-box suites against the node, on SQLite
+	$(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance
+
+conformance-postgres: tools test-build ## those that ask the index, on PostgreSQL
+	$(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance -m sql --database postgres
+
+conformance-orthanc: tools ## the same tests against Orthanc: what a known PACS makes of them
+	SUBJECT=orthanc $(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance/dimse conformance/dicomweb
+
+crash: tools test-build ## kill -9 at fail points and at random under senders: nothing acknowledged is lost
+	$(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance/crash
+
+bench: ## the spool beside the least that durability costs
+	cargo bench --locked --bench spool
+
+tools: ## install the peers and the Python environment that the suites need
+	@scripts/install-test-tools.sh
+
+test-build: ## the binary that the suites run
+	cargo build --locked $(TEST_FEATURES)

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# A node on its embedded default, built if need be. Its first start shows a first key.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+make --no-print-directory release
+relaypacs=target/release/relaypacs
+if [ -z "$("$relaypacs" key list --json)" ]; then
+    echo "A first API key, shown only now:"
+    "$relaypacs" key add first --scope dicomweb:read --scope dicomweb:write
+fi
+exec "$relaypacs" serve

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Everything that must pass, each part timed, all of them run even when one fails; a summary at the
+# end. RELAYPACS_REQUIRE_ALL=1 makes a skipped test a failure (the suites see to that themselves).
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+pytest=(conformance/.venv/bin/pytest -c conformance/pytest.ini --rootdir conformance -q)
+features=(--features failpoints)
+names=() results=() seconds=()
+failed=0
+
+part() {
+    local name=$1 begun=$SECONDS result=passed
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" || { result=FAILED; failed=1; }
+    names+=("$name") results+=("$result") seconds+=($((SECONDS - begun)))
+}
+
+fail_points() {
+    cargo build --locked -q && scripts/check-no-failpoints.sh target/debug/relaypacs \
+        && cargo build --locked -q "${features[@]}" \
+        && scripts/check-no-failpoints.sh --expect target/debug/relaypacs
+}
+
+scripts/install-test-tools.sh || exit 1
+part "format" cargo fmt --check
+part "lints" cargo clippy --locked -q --all-targets "${features[@]}" -- -D warnings
+part "unit and integration" scripts/unit.sh "${features[@]}"
+part "fail points only where asked for" fail_points
+part "conformance, SQLite" "${pytest[@]}" conformance
+part "conformance, PostgreSQL" "${pytest[@]}" conformance -m sql --database postgres
+part "the suites against Orthanc" env SUBJECT=orthanc "${pytest[@]}" conformance/dimse conformance/dicomweb
+
+printf '\n%-36s %-8s %s\n' part result seconds
+for i in "${!names[@]}"; do
+    printf '%-36s %-8s %s\n' "${names[$i]}" "${results[$i]}" "${seconds[$i]}"
+done
+exit "$failed"
