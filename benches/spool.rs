@@ -123,10 +123,10 @@ async fn run_spool(dir: &Path, size: usize, parallel: usize, count: usize) -> f6
     let rate = drive(parallel, count, move |index| {
         let (spool, bytes) = (stored.clone(), bytes.clone());
         async move {
-            let mut stage = spool.stage(Bytes::from_static(&[0; 340]));
+            let mut stage = spool.stage();
             stage.write(bytes).await.expect("a write");
             let staged = stage.finish().await.expect("staged");
-            spool.commit(entry(index), staged).await.expect("durable");
+            spool.commit(entry(index), Bytes::from_static(&[0; 340]), staged).await.expect("durable");
         }
     })
     .await;

@@ -8,7 +8,7 @@ use super::validation::{Claim, check};
 use super::{Chunks, Form, Ingest, Refusal};
 use crate::dicom::part10::{self, FileMeta, MetaProgress};
 use crate::dicom::{Header, HeaderScanner, TransferSyntax, Uid};
-use crate::spool::{Origin, Stage, Staged};
+use crate::spool::{Stage, Staged};
 
 /// An object that has arrived whole and is what it claims to be; not yet durable.
 pub struct Arrival {
@@ -18,17 +18,12 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    pub async fn receive(
-        ingest: &Ingest,
-        origin: &Origin,
-        form: Form,
-        mut bytes: Chunks<'_>,
-    ) -> Result<Arrival, Refusal> {
+    pub async fn receive(ingest: &Ingest, form: Form, mut bytes: Chunks<'_>) -> Result<Arrival, Refusal> {
         let (claim, first) = match form {
             Form::DataSet { affected_sop_class_uid, affected_sop_instance_uid, transfer_syntax } => {
                 let claim = Claim {
-                    sop_class_uid: affected_sop_class_uid,
-                    sop_instance_uid: affected_sop_instance_uid,
+                    sop_class_uid: Some(affected_sop_class_uid),
+                    sop_instance_uid: Some(affected_sop_instance_uid),
                     study_instance_uid: None,
                     transfer_syntax,
                 };
@@ -36,16 +31,12 @@ impl Arrival {
             }
             Form::Part10 { study_instance_uid } => read_file_meta(&mut bytes, study_instance_uid).await?,
         };
-        ingest.admit_sop_class(&claim.sop_class_uid)?;
-        let source = match origin {
-            Origin::Dimse { calling_ae_title, .. } => Some(calling_ae_title.as_str()),
-            Origin::Stow { .. } => None,
-        };
-        let prefix =
-            part10::prefix(&claim.sop_class_uid, &claim.sop_instance_uid, claim.transfer_syntax.uid, source);
+        if let Some(sop_class_uid) = &claim.sop_class_uid {
+            ingest.admit_sop_class(sop_class_uid)?;
+        }
         let mut gathering = Gathering {
             scanner: HeaderScanner::new(claim.transfer_syntax, ingest.options.scan),
-            stage: ingest.spool.stage(prefix),
+            stage: ingest.spool.stage(),
             length: 0,
             limit: ingest.options.object_limit,
         };
@@ -55,6 +46,7 @@ impl Arrival {
         }
         let header = gathering.scanner.finish()?;
         check(&claim, &header)?;
+        ingest.admit_sop_class(&header.sop_class_uid)?;
         let staged = gathering.stage.finish().await?;
         Ok(Arrival { header, transfer_syntax: claim.transfer_syntax, staged })
     }
@@ -82,7 +74,7 @@ impl Gathering {
     }
 }
 
-/// Reads preamble and file meta, which name the object; returns what of its data set came along.
+/// Reads preamble and file meta, which name the transfer syntax; returns what of its data set came along.
 async fn read_file_meta(
     bytes: &mut Chunks<'_>,
     study_instance_uid: Option<Uid>,
@@ -106,11 +98,7 @@ async fn read_file_meta(
 fn claim_of(meta: FileMeta, study_instance_uid: Option<Uid>) -> Result<Claim, Refusal> {
     let transfer_syntax =
         TransferSyntax::by_uid(&meta.transfer_syntax_uid).ok_or(Refusal::UnsupportedTransferSyntax)?;
-    let uid = |text: Option<String>| Uid::parse(&text.unwrap_or_default()).map_err(|_| Refusal::InvalidUid);
-    Ok(Claim {
-        sop_class_uid: uid(meta.media_storage_sop_class_uid)?,
-        sop_instance_uid: uid(meta.media_storage_sop_instance_uid)?,
-        study_instance_uid,
-        transfer_syntax,
-    })
+    // The data set says which object it is; file meta that says otherwise is wrong, and is ours to
+    // write anew (PS3.10 §7.1).
+    Ok(Claim { sop_class_uid: None, sop_instance_uid: None, study_instance_uid, transfer_syntax })
 }

@@ -18,7 +18,7 @@ mod validation;
 pub use outcome::{Receipt, ReceiptOutcome, Refusal};
 
 use crate::clock::Clock;
-use crate::dicom::{ScanLimits, TransferSyntax, Uid};
+use crate::dicom::{ScanLimits, TransferSyntax, Uid, part10};
 use crate::spool::{
     DeliveryState, Digest, Durability, EntryId, Fact, Origin, Outcome, Spool, SpoolEntry, Verdict,
 };
@@ -98,7 +98,7 @@ impl Ingest {
             return Err(Refusal::TooLarge { limit });
         }
         let Offer { origin, form, bytes, .. } = offer;
-        let arrival = Arrival::receive(self, &origin, form, bytes).await?;
+        let arrival = Arrival::receive(self, form, bytes).await?;
         let entry = SpoolEntry {
             id: EntryId(0),
             key: arrival.header.key,
@@ -115,7 +115,13 @@ impl Ingest {
         };
         let (key, sop_class_uid) = (entry.key.clone(), entry.sop_class_uid.clone());
         let (digest, size) = (arrival.staged.digest, arrival.staged.length);
-        let committed = self.spool.commit(entry, arrival.staged).await?;
+        let prefix = part10::prefix(
+            &entry.sop_class_uid,
+            &key.sop_instance_uid,
+            &entry.transfer_syntax_uid,
+            entry.origin.source_ae_title(),
+        );
+        let committed = self.spool.commit(entry, prefix, arrival.staged).await?;
         let outcome = match committed.verdict {
             Verdict::New => ReceiptOutcome::New,
             Verdict::Duplicate(_) => ReceiptOutcome::Duplicate,

@@ -37,7 +37,8 @@ pub struct Copy {
     pub entry: SpoolEntry,
     pub state: EntryState,
     pub header: RecordHeader,
-    /// Prefix and data set, where the log itself holds them.
+    pub prefix: Bytes,
+    /// The data set, where the log itself holds it.
     pub content: Option<Bytes>,
 }
 
@@ -116,6 +117,7 @@ impl Batch {
     pub fn object(
         &mut self,
         mut entry: SpoolEntry,
+        prefix: Bytes,
         staged: Staged,
         verdict: Verdict,
         answer: Answer<Committed>,
@@ -132,7 +134,7 @@ impl Batch {
             digest: entry.data_set_sha256,
             transfer_syntax_uid: entry.transfer_syntax_uid.clone(),
         };
-        match Record::object(entry, staged) {
+        match Record::object(entry, prefix, staged) {
             Ok(record) => {
                 self.records.push(record);
                 self.by_uid.entry(uid).or_default().push(sibling);
@@ -218,8 +220,8 @@ impl Batch {
 }
 
 impl Record {
-    fn object(entry: SpoolEntry, staged: Staged) -> Result<Record, SpoolError> {
-        let Staged { prefix, digest, length, content, permits } = staged;
+    fn object(entry: SpoolEntry, prefix: Bytes, staged: Staged) -> Result<Record, SpoolError> {
+        let Staged { digest, length, content, permits } = staged;
         let (payload, content, large) = match content {
             Content::Inline(chunks) => (Payload::Inline, chunks, None),
             Content::Large(file) => (Payload::Large, Vec::new(), Some(file)),
@@ -240,14 +242,10 @@ impl Record {
     }
 
     fn copy(copy: Copy) -> Result<Record, SpoolError> {
-        let Copy { entry, state, header, content } = copy;
+        let Copy { entry, state, header, prefix, content } = copy;
         let large = state.large.clone();
         let meta = Meta { fact: Fact::Received(Box::new(entry)), large, copied: Some(state) };
-        let split = content.map(|mut bytes| (bytes.split_to(header.prefix_length as usize), bytes));
-        let (prefix, content) =
-            split.map_or((Bytes::new(), Vec::new()), |(prefix, rest)| (prefix, vec![rest]));
-        let mut record = Record::new(meta, header.payload, prefix, content)?;
-        record.header.prefix_length = header.prefix_length;
+        let mut record = Record::new(meta, header.payload, prefix, content.into_iter().collect())?;
         record.header.data_set_length = header.data_set_length;
         record.header.data_set_sha256 = header.data_set_sha256;
         Ok(record)
@@ -257,8 +255,6 @@ impl Record {
         let encoded = meta.encode().map_err(|error| SpoolError::Unwritable(error.to_string()))?;
         let meta_bytes = Bytes::from(encoded);
         let prefix_length = prefix.len() as u32;
-        // A large object's prefix stands in its file.
-        let prefix = if payload == Payload::Inline { prefix } else { Bytes::new() };
         let body_crc = crc32c::crc32c_append(crc32c::crc32c(&meta_bytes), &prefix);
         let header = RecordHeader {
             payload,

@@ -28,6 +28,7 @@ pub type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
 pub enum Job {
     Object {
         entry: Box<SpoolEntry>,
+        prefix: Bytes,
         staged: Staged,
         answer: Answer<Committed>,
     },
@@ -122,8 +123,8 @@ impl Committer {
             return refuse(job, SpoolError::Failed(reason));
         }
         match job {
-            Job::Object { entry, staged, answer } => match self.shared.judge(&entry, batch) {
-                Ok(verdict) => batch.object(*entry, staged, verdict, answer),
+            Job::Object { entry, prefix, staged, answer } => match self.shared.judge(&entry, batch) {
+                Ok(verdict) => batch.object(*entry, prefix, staged, verdict, answer),
                 Err(error) => drop(answer.send(Err(error))),
             },
             Job::Facts { facts, durability, answer } => batch.facts(facts, durability, answer),

@@ -67,6 +67,14 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// Source Application Entity Title (0002,0016) of the file meta that we write.
+    pub fn source_ae_title(&self) -> Option<&str> {
+        match self {
+            Origin::Dimse { calling_ae_title, .. } => Some(calling_ae_title.as_str()),
+            Origin::Stow { .. } => None,
+        }
+    }
+
     /// The `door` of rules and metrics.
     pub fn door(&self) -> &'static str {
         match self {

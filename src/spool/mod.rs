@@ -164,20 +164,26 @@ pub struct Status {
 }
 
 impl Spool {
-    /// Begins to gather one object; `prefix` is the Part 10 header that goes before its data set.
-    pub fn stage(&self, prefix: Bytes) -> Stage {
-        Stage::new(self.shared.room.clone(), prefix)
+    /// Begins to gather one object's data set.
+    pub fn stage(&self) -> Stage {
+        Stage::new(self.shared.room.clone())
     }
 
-    /// Makes a staged object durable. `entry.id` is given by the log. Returns only after the sync;
-    /// a duplicate's only after its original's.
-    pub async fn commit(&self, mut entry: SpoolEntry, staged: Staged) -> Result<Committed, SpoolError> {
+    /// Makes a staged object durable, with the Part 10 header that goes before its data set.
+    /// `entry.id` is given by the log. Returns only after the sync; a duplicate's only after its
+    /// original's.
+    pub async fn commit(
+        &self,
+        mut entry: SpoolEntry,
+        prefix: Bytes,
+        staged: Staged,
+    ) -> Result<Committed, SpoolError> {
         entry.id = EntryId(0);
         entry.conflict_with = None;
         entry.data_set_sha256 = staged.digest;
         entry.data_set_length = staged.length;
-        entry.prefix_length = staged.prefix.len() as u32;
-        self.ask(|answer| Job::Object { entry: Box::new(entry), staged, answer }).await
+        entry.prefix_length = prefix.len() as u32;
+        self.ask(|answer| Job::Object { entry: Box::new(entry), prefix, staged, answer }).await
     }
 
     /// Appends facts about entries (never `Received`, which only a commit makes), in order.

@@ -24,13 +24,9 @@ pub struct ObjectReader {
 #[derive(Debug, Clone)]
 enum Source {
     /// Holding the segment keeps it from being recycled.
-    Log {
-        segment: Arc<Segment>,
-        offset: u64,
-    },
-    Large {
-        file: Arc<File>,
-    },
+    Log { segment: Arc<Segment>, offset: u64 },
+    /// The Part 10 header stands in the log, the data set in a file.
+    Large { prefix: Bytes, file: Arc<File> },
 }
 
 impl ObjectReader {
@@ -50,7 +46,12 @@ impl ObjectReader {
                     }
                     _ => SpoolError::from_io(path, error),
                 })?;
-                Source::Large { file: Arc::new(file) }
+                let mut prefix = vec![0; record.header.prefix_length as usize];
+                segment
+                    .file
+                    .read_exact_at(&mut prefix, offset)
+                    .map_err(|error| SpoolError::from_io(segment.path.clone(), error))?;
+                Source::Large { prefix: prefix.into(), file: Arc::new(file) }
             }
             _ => Source::Log { segment, offset },
         };
@@ -81,7 +82,7 @@ impl ObjectReader {
         let prefix = u64::from(self.entry.prefix_length);
         let (file, offset) = match &self.source {
             Source::Log { segment, offset } => (&segment.file, offset + prefix),
-            Source::Large { file } => (&**file, prefix),
+            Source::Large { file, .. } => (&**file, 0),
         };
         let expected = self.entry.data_set_sha256;
         scan::has_digest(file, offset, self.entry.data_set_length, &expected.0)
@@ -96,7 +97,12 @@ impl Source {
             Source::Log { segment, offset: begin } => {
                 segment.file.read_exact_at(&mut bytes, begin + offset)?
             }
-            Source::Large { file } => file.read_exact_at(&mut bytes, offset)?,
+            Source::Large { prefix, file } => {
+                let header = prefix.get(offset as usize..).unwrap_or_default();
+                let (in_header, in_file) = bytes.split_at_mut(header.len().min(length));
+                in_header.copy_from_slice(&header[..in_header.len()]);
+                file.read_exact_at(in_file, offset.saturating_sub(prefix.len() as u64))?;
+            }
         }
         Ok(bytes.into())
     }

@@ -1,5 +1,5 @@
-//! How a record lies in a segment. A fixed header with checksums, the fact as JSON, and for an
-//! object kept in the log its Part 10 prefix and data set; padded to 8 bytes.
+//! How a record lies in a segment. A fixed header with checksums, the fact as JSON, for an object
+//! its Part 10 prefix, and its data set unless that has a file of its own; padded to 8 bytes.
 //!
 //! The header names the segment's generation, so that what an earlier use of the segment left
 //! behind is never taken for a record of this one.
@@ -59,11 +59,9 @@ pub struct Meta {
 impl RecordHeader {
     /// Bytes of the record in the segment, padding included.
     pub fn record_length(&self) -> u64 {
-        let inline = match self.payload {
-            Payload::Inline => u64::from(self.prefix_length) + self.data_set_length,
-            Payload::None | Payload::Large => 0,
-        };
-        (HEADER_LENGTH as u64 + u64::from(self.meta_length) + inline).next_multiple_of(ALIGNMENT)
+        let inline = if self.payload == Payload::Inline { self.data_set_length } else { 0 };
+        (HEADER_LENGTH as u64 + u64::from(self.meta_length) + u64::from(self.prefix_length) + inline)
+            .next_multiple_of(ALIGNMENT)
     }
 
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {

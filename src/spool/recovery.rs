@@ -182,12 +182,7 @@ impl Replay<'_> {
             (Payload::None, _) => Ok(true),
             (Payload::Inline, _) => in_segment(record.part10_offset() + u64::from(header.prefix_length)),
             (Payload::Large, Some(name)) => match File::open(self.folders.large.join(name)) {
-                Ok(file) => scan::has_digest(
-                    &file,
-                    u64::from(header.prefix_length),
-                    header.data_set_length,
-                    &header.data_set_sha256,
-                ),
+                Ok(file) => scan::has_digest(&file, 0, header.data_set_length, &header.data_set_sha256),
                 // Freed by a purge that comes later in the log, or lost: the check at the end of
                 // recovery tells.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),

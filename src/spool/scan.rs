@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use sha2::{Digest as _, Sha256};
 
 use super::entry::LogPosition;
-use super::record::{ALIGNMENT, HEADER_LENGTH, Meta, Payload, RecordHeader};
+use super::record::{ALIGNMENT, HEADER_LENGTH, Meta, RecordHeader};
 use super::segment::{FIRST_RECORD, Segment};
 use super::state::Place;
 
@@ -38,7 +38,7 @@ impl Record {
         LogPosition::at(self.place.generation, u64::from(self.place.offset) + self.header.record_length())
     }
 
-    /// Where the Part 10 bytes of an object kept in the log begin in its segment.
+    /// Where the Part 10 header of an object begins in its segment; in the log, its data set follows.
     pub fn part10_offset(&self) -> u64 {
         u64::from(self.place.offset) + HEADER_LENGTH as u64 + u64::from(self.header.meta_length)
     }
@@ -67,7 +67,7 @@ pub fn record_at(segment: &Segment, offset: u64) -> io::Result<Found> {
     if header.generation != segment.generation || header.record_length() > room {
         return Ok(Found::Nothing);
     }
-    let body = HEADER_LENGTH + header.meta_length as usize + inline_prefix(&header);
+    let body = HEADER_LENGTH + header.meta_length as usize + header.prefix_length as usize;
     if body > block.len() {
         let have = block.len();
         block.resize(body, 0);
@@ -84,10 +84,6 @@ pub fn record_at(segment: &Segment, offset: u64) -> io::Result<Found> {
         }
         Err(_) => Ok(Found::Damaged(header)),
     }
-}
-
-fn inline_prefix(header: &RecordHeader) -> usize {
-    if header.payload == Payload::Inline { header.prefix_length as usize } else { 0 }
 }
 
 /// Whether a record of this generation was begun here, though its header does not hold.

@@ -11,6 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
+use sha2::Digest as _;
 use tokio::sync::watch;
 
 use super::batch::{Batch, Copy, Verdict};
@@ -19,7 +20,7 @@ use super::committer::Job;
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
 use super::queue::Queue;
 use super::recent::{Recent, Recently};
-use super::record::HEADER_LENGTH;
+use super::record::Payload;
 use super::scan::{self, Found, Record};
 use super::segment::{FIRST_RECORD, Segment, Segments};
 use super::stage::Room;
@@ -223,12 +224,11 @@ impl Shared {
         }
         let state = self.queue.state(id)?.ok_or(SpoolError::Freed(id))?;
         let (segment, record) = self.record(id)?;
-        let content = match record.header.payload {
-            super::record::Payload::Inline => Some(read_inline(&segment, &record, id)?),
-            _ => None,
-        };
+        let mut prefix = read_inline(&segment, &record, id)?;
+        let data_set = prefix.split_off(record.header.prefix_length as usize);
+        let content = (record.header.payload == Payload::Inline).then_some(data_set);
         let Fact::Received(entry) = record.meta.fact else { return Err(SpoolError::Unknown(id)) };
-        Ok(Copy { entry: *entry, state, header: record.header, content })
+        Ok(Copy { entry: *entry, state, header: record.header, prefix, content })
     }
 
     pub fn large_path(&self, name: &str) -> PathBuf {
@@ -254,20 +254,19 @@ impl Shared {
     }
 }
 
-/// Prefix and data set of a record, checked against its digest before they are written again.
+/// Prefix and, where the log holds it, data set of a record; checked against its digest before it
+/// is written again.
 fn read_inline(segment: &Segment, record: &Record, id: EntryId) -> Result<Bytes, SpoolError> {
-    let offset = record.part10_offset();
-    let length =
-        record.header.record_length() - (HEADER_LENGTH as u64 + u64::from(record.header.meta_length));
-    let exact = (u64::from(record.header.prefix_length) + record.header.data_set_length).min(length);
-    let mut bytes = vec![0; exact as usize];
+    let header = &record.header;
+    let inline = header.payload == Payload::Inline;
+    let data_set_length = if inline { header.data_set_length } else { 0 };
+    let mut bytes = vec![0; (u64::from(header.prefix_length) + data_set_length) as usize];
     segment
         .file
-        .read_exact_at(&mut bytes, offset)
+        .read_exact_at(&mut bytes, record.part10_offset())
         .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
-    use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(&bytes[record.header.prefix_length as usize..]);
-    if digest[..] != record.header.data_set_sha256 {
+    let digest = sha2::Sha256::digest(&bytes[header.prefix_length as usize..]);
+    if inline && digest[..] != header.data_set_sha256 {
         return Err(SpoolError::Damaged { id, detail: "its bytes do not have their SHA-256".to_owned() });
     }
     Ok(bytes.into())

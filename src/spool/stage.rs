@@ -41,7 +41,6 @@ impl Room {
 /// An object being gathered.
 pub struct Stage {
     room: Room,
-    prefix: Bytes,
     hasher: Sha256,
     length: u64,
     gathered: Gathered,
@@ -52,7 +51,6 @@ pub struct Stage {
 
 /// What staging hands to the committer.
 pub struct Staged {
-    pub prefix: Bytes,
     pub digest: Digest,
     pub length: u64,
     pub content: Content,
@@ -97,11 +95,9 @@ impl Gathered {
 }
 
 impl Stage {
-    /// `prefix` is the Part 10 header that will stand before the data set.
-    pub fn new(room: Room, prefix: Bytes) -> Stage {
+    pub fn new(room: Room) -> Stage {
         Stage {
             room,
-            prefix,
             hasher: Sha256::new(),
             length: 0,
             gathered: Gathered::default(),
@@ -141,10 +137,7 @@ impl Stage {
     }
 
     async fn begin_large(&mut self) -> Result<(), SpoolError> {
-        let mut file = LargeFile::create(&self.room).await?;
-        let prefix = self.prefix.clone();
-        file.write(vec![prefix]).await?;
-        self.large = Some(file);
+        self.large = Some(LargeFile::create(&self.room).await?);
         self.write_out().await?;
         self.permits.clear();
         Ok(())
@@ -173,11 +166,11 @@ impl Stage {
             }
         };
         let permits = std::mem::take(&mut self.permits);
-        Ok(Staged { prefix: self.prefix.clone(), digest, length: self.length, content, permits })
+        Ok(Staged { digest, length: self.length, content, permits })
     }
 }
 
-/// A file under `large/` that no record names yet; removed when dropped before it is kept.
+/// A file under `large/` with the bare data set, which no record names yet; removed when dropped before it is kept.
 pub struct LargeFile {
     pub name: String,
     path: PathBuf,
@@ -273,7 +266,7 @@ mod tests {
     }
 
     async fn stage(room: Room, chunks: &[usize]) -> Staged {
-        let mut stage = Stage::new(room, Bytes::from_static(b"prefix"));
+        let mut stage = Stage::new(room);
         for (index, length) in chunks.iter().enumerate() {
             stage.write(Bytes::from(vec![index as u8; *length])).await.unwrap();
         }
@@ -291,7 +284,7 @@ mod tests {
         let Content::Inline(parts) = inline.content else { panic!("small enough for the log") };
         let Content::Large(file) = large.content else { panic!("over the limit") };
         let in_file = std::fs::read(&file.path).unwrap();
-        assert_eq!(in_file, [b"prefix".as_slice(), &parts.concat()].concat());
+        assert_eq!(in_file, parts.concat());
     }
 
     #[tokio::test]
@@ -311,7 +304,7 @@ mod tests {
     #[tokio::test]
     async fn an_abandoned_object_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
-        let mut stage = Stage::new(room(&dir, 10), Bytes::from_static(b"prefix"));
+        let mut stage = Stage::new(room(&dir, 10));
         stage.write(Bytes::from_static(b"more than ten bytes")).await.unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         drop(stage);

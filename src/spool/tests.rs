@@ -10,6 +10,8 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::dicom::{Attributes, InstanceKey};
 
+const PREFIX: Bytes = Bytes::from_static(b"preamble and file meta");
+
 struct Bench {
     dir: TempDir,
     clock: Arc<ManualClock>,
@@ -68,17 +70,18 @@ fn content(seed: u8, length: usize) -> Bytes {
 }
 
 async fn store(spool: &Spool, uid: &str, bytes: Bytes) -> Result<Committed, SpoolError> {
-    let mut stage = spool.stage(Bytes::from_static(b"preamble and file meta"));
+    let mut stage = spool.stage();
     stage.write(bytes).await?;
     let staged = stage.finish().await?;
-    spool.commit(entry(uid), staged).await
+    spool.commit(entry(uid), PREFIX, staged).await
 }
 
 async fn read(spool: &Spool, id: EntryId) -> Bytes {
     let reader = spool.open(id).await.unwrap();
-    let prefix = u64::from(reader.entry.prefix_length);
-    let read = reader.read_at(prefix, usize::MAX).await.unwrap();
+    let mut read = reader.read_at(0, usize::MAX).await.unwrap();
     assert!(reader.is_intact().unwrap());
+    assert_eq!(read.split_to(PREFIX.len()), PREFIX);
+    assert_eq!(read, reader.read_at(PREFIX.len() as u64, usize::MAX).await.unwrap());
     read
 }
 

@@ -43,10 +43,10 @@ impl Node {
         let at = self.received;
         let sop = format!("5.{at}");
         let entry = entry(0, study, &format!("{study}.1"), &sop, &[(tags::PATIENT_ID, "LIVE")]);
-        let mut stage = self.spool.stage(Bytes::from_static(b"preamble and file meta"));
+        let mut stage = self.spool.stage();
         stage.write(Bytes::from(format!("data set {at}"))).await.unwrap();
         let staged = stage.finish().await.unwrap();
-        self.spool.commit(entry, staged).await.unwrap().id
+        self.spool.commit(entry, Bytes::from_static(b"preamble and file meta"), staged).await.unwrap().id
     }
 
     async fn studies(&self) -> Result<usize, IndexError> {
