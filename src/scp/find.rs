@@ -131,7 +131,10 @@ impl Question {
     fn match_key(&mut self, requested: &RequestedKey) -> Result<(), String> {
         use crate::query::QueryError::{BadValue, NotMatchable};
         let attribute = attributes::by_tag(requested.tag);
-        let Some(attribute) = attribute.filter(|attribute| attribute.level <= self.query.level) else {
+        // A URL to retrieve by is QIDO's to give (PS3.18 §10.6.3.3).
+        let asked_here = |tag| tag != tags::RETRIEVE_URL;
+        let attribute = attribute.filter(|attribute| attribute.level <= self.query.level);
+        let Some(attribute) = attribute.filter(|attribute| asked_here(attribute.tag)) else {
             self.supported = false;
             return Ok(());
         };
@@ -184,7 +187,7 @@ async fn answer(
     let Matches { rows, more } = Arc::as_ref(&matches);
     let message_id = request.message_id.unwrap_or_default();
     let status = if question.supported { Status::PENDING } else { Status::PENDING_WITHOUT_OPTIONAL_KEYS };
-    let pending = Command { has_data_set: true, ..request.response(status) };
+    let pending = request.response(status);
     let retrieve_ae_title = association.peer.called_ae_title.clone();
     for row in rows {
         if association.messages.poll_cancel(message_id).await? {

@@ -46,6 +46,10 @@ fn a_key_of_a_lower_level_or_unknown_is_returned_empty_and_said_to_be_unsupporte
         assert!(!question.supported, "{tag}");
         assert_eq!(question.requested.len(), 1);
     }
+    let series = [key(tags::STUDY_INSTANCE_UID, "1.2"), key(tags::SERIES_INSTANCE_UID, "1.3")];
+    let image = [&series[..], &[key(tags::RETRIEVE_URL, "")]].concat();
+    assert!(plan(Level::Study, "IMAGE", &series).unwrap().supported);
+    assert!(!plan(Level::Study, "IMAGE", &image).unwrap().supported);
 }
 
 #[test]

@@ -36,6 +36,11 @@ impl Drop for Door {
 
 /// Opens a door with the embedded defaults and what `toml` changes of them.
 pub async fn open(toml: &str) -> Door {
+    open_until(toml, 1.0).await
+}
+
+/// As [`open`], with a spool that takes nothing once this share of its file system is used.
+pub async fn open_until(toml: &str, critical_watermark: f64) -> Door {
     let config = Config::from_toml(toml).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(SystemClock);
@@ -44,8 +49,8 @@ pub async fn open(toml: &str) -> Door {
         inline_limit: 1 << 20,
         segment_size: 4 << 20,
         retention: Duration::from_secs(60),
-        high_watermark: 0.999,
-        critical_watermark: 1.0,
+        high_watermark: critical_watermark,
+        critical_watermark,
         sync: true,
         any_file_system: true,
     };

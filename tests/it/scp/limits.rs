@@ -109,6 +109,16 @@ async fn connections_faster_than_allowed_are_rejected_as_congestion() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_room_senders_are_rejected_and_everybody_else_is_served() {
+    let door = door::open_until("", 0.0).await;
+    let sender = Request::verification().context(3, CT, &[EXPLICIT]);
+    assert_eq!(answer(&door, &sender).await.1, Heard::Rejected([2, 3, 1]));
+    let (mut wire, heard) = answer(&door, &Request::verification().context(3, STUDY_ROOT, &[EXPLICIT])).await;
+    assert!(matches!(heard, Heard::Accepted(_)));
+    assert_eq!(wire.echo(1).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stopping_node_finishes_what_is_open_and_takes_nothing_new() {
     let door = door::open("").await;
     let mut wire = Wire::associate(door.address, &[(VERIFICATION, &[IMPLICIT])]).await;
