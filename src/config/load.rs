@@ -73,13 +73,22 @@ fn sentence(error: &figment::Error) -> ConfigError {
     let text = match &error.kind {
         Kind::UnknownField(name, _) => format!("{} is not a key of the configuration", profile_free(name)),
         Kind::MissingField(name) => format!("{} is missing", profile_free(name)),
-        Kind::Message(message) if key.is_empty() => message.trim().replace('\n', " "),
+        Kind::Message(message) if key.is_empty() => outline(message),
         kind => {
             key = profile_free("");
             format!("{key}: {}", kind.to_string().replace('\n', " "))
         }
     };
     ConfigError(text)
+}
+
+/// Of a message over several lines, which quotes the file between them, the first and the last.
+fn outline(message: &str) -> String {
+    let mut lines = message.trim().lines();
+    match (lines.next(), lines.next_back()) {
+        (Some(first), Some(last)) => format!("{first}: {last}"),
+        _ => message.trim().to_owned(),
+    }
 }
 
 /// Fills in what depends on the machine or on other keys.
@@ -209,6 +218,13 @@ mod tests {
         ] {
             assert!(refusal(toml).starts_with(key), "{}", refusal(toml));
         }
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_refused_in_one_line() {
+        let sentence = refusal("[dicom]\n[dicom]\n");
+        assert!(sentence.contains("line 2") && sentence.contains("duplicate key"), "{sentence}");
+        assert_eq!(sentence.lines().count(), 1);
     }
 
     #[test]

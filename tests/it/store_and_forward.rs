@@ -7,7 +7,7 @@ use crate::support::{TestNode, eventually, instance};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_doors_lead_to_the_same_index() {
-    let node = TestNode::start("").await;
+    let node = TestNode::start().await;
     let first = instance().modality("CT");
     let second = first.sibling();
     assert_eq!(node.c_store(std::slice::from_ref(&first)).await, [0]);
@@ -20,7 +20,7 @@ async fn both_doors_lead_to_the_same_index() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_duplicate_is_acknowledged_and_kept_once() {
-    let node = TestNode::start("").await;
+    let node = TestNode::start().await;
     let object = instance();
     assert_eq!(node.c_store(&[object.clone(), object.clone()]).await, [0, 0]);
     assert_eq!(node.stow(std::slice::from_ref(&object)).await.status(), StatusCode::OK);
@@ -29,7 +29,7 @@ async fn a_duplicate_is_acknowledged_and_kept_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_retrieved_byte_for_byte_after_a_restart() {
-    let node = TestNode::start("[spool]\ninline_limit = \"64 KiB\"\n").await;
+    let node = TestNode::start_with(|config| config.spool.inline_limit = 64 << 10).await;
     // One in the log itself, one in a file of its own.
     let small = instance();
     let large = small.sibling().pixels(200_000);
@@ -50,8 +50,8 @@ async fn what_was_acknowledged_is_retrieved_byte_for_byte_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_go_on_to_a_destination_that_was_added_while_the_node_ran() {
-    let archive = TestNode::start("").await;
-    let gateway = TestNode::start("").await;
+    let archive = TestNode::start().await;
+    let gateway = TestNode::start().await;
     let destination = serde_json::from_value(serde_json::json!({
         "name": "archive", "kind": "dimse", "ae_title": "RELAYPACS", "host": "127.0.0.1",
         "port": archive.dicom.port(), "verify": "query",
@@ -89,7 +89,7 @@ async fn add_destination(node: &TestNode, destination: relaypacs::config::Destin
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_key_the_http_door_stays_shut() {
-    let node = TestNode::start("").await;
+    let node = TestNode::start().await;
     let response = reqwest::get(format!("{}/dicom-web/studies", node.http)).await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     let health = reqwest::get(format!("{}/health/ready", node.http)).await.unwrap();
@@ -98,7 +98,7 @@ async fn without_a_key_the_http_door_stays_shut() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_study_is_found_by_its_patient() {
-    let node = TestNode::start("").await;
+    let node = TestNode::start().await;
     let (wanted, other) = (instance().patient_id("P-1"), instance().patient_id("P-2"));
     assert_eq!(node.c_store(&[wanted.clone(), other]).await, [0, 0]);
     let response = node.get("/dicom-web/studies?PatientID=P-1").await;

@@ -14,7 +14,7 @@ use super::{DEADLINE, Instance};
 pub struct TestNode {
     node: Option<Node>,
     dir: tempfile::TempDir,
-    config: String,
+    change: fn(&mut Config),
     client: reqwest::Client,
     pub dicom: SocketAddr,
     pub http: String,
@@ -22,14 +22,19 @@ pub struct TestNode {
 }
 
 impl TestNode {
-    /// On the embedded default but for its folder and ports; `config` is laid over that.
-    pub async fn start(config: &str) -> TestNode {
-        let dir = tempfile::tempdir().unwrap();
-        Self::start_in(dir, config.to_owned()).await
+    /// On the embedded default but for its folder and ports.
+    pub async fn start() -> TestNode {
+        Self::start_with(|_| {}).await
     }
 
-    async fn start_in(dir: tempfile::TempDir, config: String) -> TestNode {
-        let node = Node::start(effective(&dir, &config)).await.unwrap();
+    pub async fn start_with(change: fn(&mut Config)) -> TestNode {
+        Self::start_in(tempfile::tempdir().unwrap(), change).await
+    }
+
+    async fn start_in(dir: tempfile::TempDir, change: fn(&mut Config)) -> TestNode {
+        let mut config = of_a_test(&dir);
+        change(&mut config);
+        let node = Node::start(config).await.unwrap();
         let scopes = [Scope::DicomwebRead, Scope::DicomwebWrite];
         let key = node.foundation.keys.add("test", &scopes, None).await.unwrap();
         TestNode {
@@ -38,7 +43,7 @@ impl TestNode {
             client: reqwest::Client::builder().no_proxy().timeout(DEADLINE).build().unwrap(),
             node: Some(node),
             dir,
-            config,
+            change,
             key,
         }
     }
@@ -55,7 +60,7 @@ impl TestNode {
     /// Stops and starts on the same folder.
     pub async fn restart(mut self) -> TestNode {
         self.node.take().unwrap().shutdown().await;
-        Self::start_in(self.dir, self.config).await
+        Self::start_in(self.dir, self.change).await
     }
 
     /// A C-STORE of each object on one association; the statuses.
@@ -135,11 +140,11 @@ impl TestNode {
     }
 }
 
-fn effective(dir: &tempfile::TempDir, changes: &str) -> Config {
+fn of_a_test(dir: &tempfile::TempDir) -> Config {
     let base = "[dicom]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
                 [telemetry]\nlisten = \"127.0.0.1:0\"\n\
                 [spool]\nsegment_size = \"4 MiB\"\nany_file_system = true\n[limits]\ndrain = \"5s\"\n";
-    let mut config = Config::from_toml(&format!("{base}{changes}")).unwrap();
+    let mut config = Config::from_toml(base).unwrap();
     config.node.data_dir = dir.path().to_owned();
     config.spool.dir = dir.path().join("spool");
     config.database.url = format!("sqlite://{}", dir.path().join("relaypacs.db").display());
