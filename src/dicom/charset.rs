@@ -88,8 +88,13 @@ impl Charset {
     }
 
     pub fn decode(self, bytes: &[u8], delimiters: Delimiters) -> String {
-        if bytes.iter().all(|byte| byte.is_ascii() && *byte != iso2022::ESCAPE) && self.is_ascii_based() {
-            return bytes.iter().map(|byte| char::from(*byte)).collect();
+        // Most values are plain ASCII, and this is on the way of every object received.
+        if self.is_ascii_based()
+            && bytes.is_ascii()
+            && !bytes.contains(&iso2022::ESCAPE)
+            && let Ok(text) = std::str::from_utf8(bytes)
+        {
+            return text.to_owned();
         }
         match self.0 {
             Kind::Utf8 => String::from_utf8_lossy(bytes).into_owned(),

@@ -1,6 +1,8 @@
 //! Value fields (PS3.5 §6.2) to text: numbers to decimal, characters to UTF-8, padding trimmed.
 //! For the header scan and the metadata conversion; never fails.
 
+use std::borrow::Cow;
+
 use dicom_core::VR;
 
 use super::charset::{Charset, Delimiters};
@@ -38,7 +40,7 @@ pub fn is_binary(vr: VR) -> bool {
 pub fn text(vr: VR, bytes: &[u8], charset: Charset) -> String {
     let delimiters = Delimiters::of(vr);
     let decoded = charset.of(vr).decode(bytes, delimiters);
-    let text = replace_controls(decoded.trim_end_matches(['\0', ' ']));
+    let text = replace_controls(trim_end(&decoded));
     if delimiters == Delimiters::None || !text.contains('\\') {
         return trim(vr, &text).to_owned();
     }
@@ -48,15 +50,23 @@ pub fn text(vr: VR, bytes: &[u8], charset: Charset) -> String {
 
 /// Padding (PS3.5 §6.2): leading spaces count in ST, LT, UT, UC and UR alone.
 fn trim(vr: VR, value: &str) -> &str {
-    let value = value.trim_end_matches(['\0', ' ']);
+    let value = trim_end(value);
     match vr {
         VR::ST | VR::LT | VR::UT | VR::UC | VR::UR => value,
         _ => value.trim_start_matches(' '),
     }
 }
 
+fn trim_end(text: &str) -> &str {
+    let padding = text.bytes().rev().take_while(|byte| matches!(byte, 0 | b' ')).count();
+    &text[..text.len() - padding]
+}
+
 /// Controls other than TAB, LF, FF and CR are in no VR, and no database or markup takes NUL.
-fn replace_controls(text: &str) -> String {
+fn replace_controls(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| (0x20..0x7F).contains(&byte)) {
+        return Cow::Borrowed(text);
+    }
     let is_allowed = |c: char| !c.is_control() || matches!(c, '\t' | '\n' | '\u{C}' | '\r');
     text.chars().map(|c| if is_allowed(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::dicom::metadata::MetadataReader;
 use crate::dicom::part10::{self, MetaProgress};
+use crate::dicom::{Dataset, json, xml};
 
 /// The data sets with their transfer syntaxes, and the files that don't even have a file meta.
 struct Corpus {
@@ -90,6 +92,38 @@ fn nearly_all_real_instances_are_taken() {
     }
     assert!(taken >= 248, "{taken} taken");
     assert!(taken * 100 >= (taken + broken.len()) * 98, "{taken} taken, {} broken", broken.len());
+}
+
+#[test]
+fn what_the_scan_takes_has_metadata_whatever_the_chunks() {
+    let Some(corpus) = corpus(|_| true) else { return };
+    let mut lines = String::new();
+    for (name, syntax, bytes) in &corpus.data_sets {
+        let taken = scan(syntax, bytes, 64 << 10);
+        let whole = metadata(syntax, bytes, bytes.len().max(1));
+        assert_eq!(metadata(syntax, bytes, 7), whole, "{}", name.display());
+        let dataset = match (taken, whole) {
+            (Ok(_), whole) => whole.unwrap(),
+            (Err(_), Ok(_)) => continue,
+            (Err(scan), Err(metadata)) => {
+                assert_eq!(scan, metadata, "{}", name.display());
+                continue;
+            }
+        };
+        assert!(!xml::document(&dataset).contains('\0'));
+        lines += &format!("{}\t{}\n", name.display(), json::object(&dataset));
+    }
+    if let Some(path) = std::env::var_os("RELAYPACS_DUMP") {
+        std::fs::write(Path::new(&path).with_extension("metadata"), lines).unwrap();
+    }
+}
+
+fn metadata(syntax: &TransferSyntax, bytes: &[u8], chunk: usize) -> Result<Dataset, ScanError> {
+    let mut reader = MetadataReader::new(syntax, ScanLimits::default(), "/bulk");
+    for piece in bytes.chunks(chunk) {
+        reader.push(piece)?;
+    }
+    reader.finish()
 }
 
 /// For a look by eye, and for comparing with other readers: `RELAYPACS_DUMP=file cargo nextest …`.

@@ -90,15 +90,15 @@ pub(super) fn parse(bytes: &[u8], layout: Layout) -> Parsed {
             _ => Parsed::Needs(12),
         };
     }
-    match length_form([*l0, *l1]) {
-        LengthForm::Short => header(vr([*l0, *l1]), u32::from(order.u16([*l2, *l3])), 8, false),
-        LengthForm::Long => match rest {
-            [a, b, c, d, ..] => header(vr([*l0, *l1]), order.u32([*a, *b, *c, *d]), 12, false),
+    match written_vr([*l0, *l1]) {
+        Written::Short(vr) => header(vr, u32::from(order.u16([*l2, *l3])), 8, false),
+        Written::Long(vr) => match rest {
+            [a, b, c, d, ..] => header(vr, order.u32([*a, *b, *c, *d]), 12, false),
             _ => Parsed::Needs(12),
         },
         // Some writers leave private elements in Implicit VR in an explicit data set.
-        LengthForm::NoVr if tag.group() % 2 == 1 => header(VR::UN, length_32, 8, true),
-        LengthForm::NoVr => Parsed::NoVr,
+        Written::NoVr if tag.group() % 2 == 1 => header(VR::UN, length_32, 8, true),
+        Written::NoVr => Parsed::NoVr,
     }
 }
 
@@ -107,26 +107,56 @@ fn is_item(tag: [u8; 4]) -> bool {
     tag == [0xFE, 0xFF, 0x00, 0xE0]
 }
 
-enum LengthForm {
-    Short,
-    Long,
+/// What stands where the VR is written, and so the form of the length behind it.
+enum Written {
+    Short(VR),
+    Long(VR),
     NoVr,
 }
 
 /// PS3.5 §7.1.2. VRs to come will have the long form; other printable things stand in old files
 /// where no VR was known ("??", "--", blanks), in the short form.
-fn length_form(vr: [u8; 2]) -> LengthForm {
-    match &vr {
-        b"AE" | b"AS" | b"AT" | b"CS" | b"DA" | b"DS" | b"DT" | b"FL" | b"FD" | b"IS" | b"LO" | b"LT"
-        | b"PN" | b"SH" | b"SL" | b"SS" | b"ST" | b"TM" | b"UI" | b"UL" | b"US" => LengthForm::Short,
-        [a, b] if a.is_ascii_uppercase() && b.is_ascii_uppercase() => LengthForm::Long,
-        [a, b] if (0x20..0x7F).contains(a) && (0x20..0x7F).contains(b) => LengthForm::Short,
-        _ => LengthForm::NoVr,
+#[rustfmt::skip]
+fn written_vr(code: [u8; 2]) -> Written {
+    match &code {
+        b"AE" => Written::Short(VR::AE),
+        b"AS" => Written::Short(VR::AS),
+        b"AT" => Written::Short(VR::AT),
+        b"CS" => Written::Short(VR::CS),
+        b"DA" => Written::Short(VR::DA),
+        b"DS" => Written::Short(VR::DS),
+        b"DT" => Written::Short(VR::DT),
+        b"FL" => Written::Short(VR::FL),
+        b"FD" => Written::Short(VR::FD),
+        b"IS" => Written::Short(VR::IS),
+        b"LO" => Written::Short(VR::LO),
+        b"LT" => Written::Short(VR::LT),
+        b"PN" => Written::Short(VR::PN),
+        b"SH" => Written::Short(VR::SH),
+        b"SL" => Written::Short(VR::SL),
+        b"SS" => Written::Short(VR::SS),
+        b"ST" => Written::Short(VR::ST),
+        b"TM" => Written::Short(VR::TM),
+        b"UI" => Written::Short(VR::UI),
+        b"UL" => Written::Short(VR::UL),
+        b"US" => Written::Short(VR::US),
+        b"OB" => Written::Long(VR::OB),
+        b"OD" => Written::Long(VR::OD),
+        b"OF" => Written::Long(VR::OF),
+        b"OL" => Written::Long(VR::OL),
+        b"OV" => Written::Long(VR::OV),
+        b"OW" => Written::Long(VR::OW),
+        b"SQ" => Written::Long(VR::SQ),
+        b"SV" => Written::Long(VR::SV),
+        b"UC" => Written::Long(VR::UC),
+        b"UN" => Written::Long(VR::UN),
+        b"UR" => Written::Long(VR::UR),
+        b"UT" => Written::Long(VR::UT),
+        b"UV" => Written::Long(VR::UV),
+        [a, b] if a.is_ascii_uppercase() && b.is_ascii_uppercase() => Written::Long(VR::UN),
+        [a, b] if (0x20..0x7F).contains(a) && (0x20..0x7F).contains(b) => Written::Short(VR::UN),
+        _ => Written::NoVr,
     }
-}
-
-fn vr(code: [u8; 2]) -> VR {
-    VR::from_binary(code).unwrap_or(VR::UN)
 }
 
 /// The VR that the data dictionary gives; where it leaves a choice, see
