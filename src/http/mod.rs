@@ -7,6 +7,7 @@
 pub mod body;
 pub mod dicomweb;
 pub mod error;
+mod head_watch;
 pub mod health;
 pub mod principal;
 pub mod router;

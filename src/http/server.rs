@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use poem::http::uri::Scheme;
+use poem::http::{HeaderValue, header};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Route};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::error::ApiError;
+use super::head_watch::HeadWatch;
 use super::router::{router, trace_id};
 use super::socket::{Socket, Watched};
 use super::state::HttpState;
@@ -109,14 +111,19 @@ impl Door {
             let (door, activity) = (self.clone(), activity.clone());
             move |request: hyper::Request<Incoming>| {
                 let (door, busy) = (door.clone(), activity.begin());
+                let is_ambiguous = activity.heads.take_ambiguous();
                 async move {
                     let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(peer)));
-                    let response = door.answer(request, addresses).await;
+                    let response = match is_ambiguous {
+                        true => ambiguous_length().into(),
+                        false => door.answer(request, addresses).await,
+                    };
                     Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
                 }
             }
         });
-        let io = TokioIo::new(Watched::new(socket.clone(), self.state.limits.http_stall));
+        let io =
+            TokioIo::new(Watched::new(socket.clone(), self.state.limits.http_stall, activity.heads.clone()));
         let builder = self.builder();
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let mut draining = false;
@@ -169,6 +176,13 @@ impl Door {
     }
 }
 
+/// See [`super::head_watch`].
+fn ambiguous_length() -> poem::Response {
+    let error = ApiError::bad_request("AMBIGUOUS_LENGTH", "The request says its length twice.")
+        .with(header::CONNECTION, HeaderValue::from_static("close"));
+    error.into_response(&trace_id())
+}
+
 enum Ending {
     Closed,
     /// No whole request head came in time.
@@ -193,6 +207,7 @@ struct Activity {
     in_flight: AtomicUsize,
     /// Milliseconds after `born` at which the last request ended.
     last_end: AtomicU64,
+    heads: HeadWatch,
 }
 
 impl Activity {
@@ -202,6 +217,7 @@ impl Activity {
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             last_end: AtomicU64::new(0),
+            heads: HeadWatch::default(),
         }
     }
 
@@ -244,7 +260,9 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let end = self.0.born.elapsed().as_millis().min(u128::from(u64::MAX)) as u64;
         self.0.last_end.store(end, Ordering::Relaxed);
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.heads.expect_head();
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use super::head_watch::{HeadReader, HeadWatch};
+
 /// How long, and how much, we read from a client that still sends after our last answer. To
 /// close at once would reset the connection and take that answer from it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -70,11 +72,12 @@ pub struct Watched {
     socket: Socket,
     stall: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
+    heads: HeadReader,
 }
 
 impl Watched {
-    pub fn new(socket: Socket, stall: Duration) -> Self {
-        Self { socket, stall, stalled: None }
+    pub fn new(socket: Socket, stall: Duration, heads: HeadWatch) -> Self {
+        Self { socket, stall, stalled: None, heads: HeadReader::new(heads) }
     }
 
     /// Runs `write` when the socket takes bytes; an error once it has taken none for too long.
@@ -106,11 +109,12 @@ impl Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.socket.0.poll_read_ready(cx))?;
             match self.socket.0.try_read(buf.initialize_unfilled()) {
                 Ok(read) => {
+                    self.heads.read(&buf.initialize_unfilled()[..read]);
                     buf.advance(read);
                     return Poll::Ready(Ok(()));
                 }

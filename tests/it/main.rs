@@ -3,6 +3,7 @@
 //! `conformance/`.
 
 mod commands;
+mod http;
 mod index;
 mod process;
 mod scp;
