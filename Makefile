@@ -1,7 +1,7 @@
 # What there is to do here. `make` alone prints this list; docs/testing.md says what each part takes.
 
 SHELL := /bin/bash
-PYTEST := conformance/.venv/bin/pytest
+PYTEST := cd conformance && .venv/bin/pytest
 # One build serves the tests: fail points are compiled in and sleep unless a variable arms one.
 TEST_FEATURES := --features failpoints
 export RELAYPACS_BIN ?= $(CURDIR)/target/debug/relaypacs
@@ -33,16 +33,16 @@ unit: ## unit and integration tests
 	@scripts/unit.sh $(TEST_FEATURES)
 
 conformance: tools test-build ## black-box suites against the node, on SQLite
-	$(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance
+	$(PYTEST)
 
 conformance-postgres: tools test-build ## those that ask the index, on PostgreSQL
-	$(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance -m sql --database postgres
+	$(PYTEST) -m sql --database postgres
 
 conformance-orthanc: tools ## the same tests against Orthanc: what a known PACS makes of them
-	SUBJECT=orthanc $(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance/dimse conformance/dicomweb
+	export SUBJECT=orthanc; $(PYTEST) dimse dicomweb
 
 crash: tools test-build ## kill -9 at fail points and at random under senders: nothing acknowledged is lost
-	$(PYTEST) -c conformance/pytest.ini --rootdir conformance conformance/crash
+	$(PYTEST) crash
 
 bench: ## the spool beside the least that durability costs
 	cargo bench --locked --bench spool

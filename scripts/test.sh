@@ -4,8 +4,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-pytest=(conformance/.venv/bin/pytest -c conformance/pytest.ini --rootdir conformance -q)
 features=(--features failpoints)
+export RELAYPACS_BIN=${RELAYPACS_BIN:-$PWD/target/debug/relaypacs}
 names=() results=() seconds=()
 failed=0
 
@@ -15,6 +15,14 @@ part() {
     printf '\n== %s\n' "$name"
     "$@" || { result=FAILED; failed=1; }
     names+=("$name") results+=("$result") seconds+=($((SECONDS - begun)))
+}
+
+suites() {
+    (cd conformance && .venv/bin/pytest -q "$@")
+}
+
+against_orthanc() {
+    SUBJECT=orthanc suites dimse dicomweb
 }
 
 fail_points() {
@@ -28,9 +36,9 @@ part "format" cargo fmt --check
 part "lints" cargo clippy --locked -q --all-targets "${features[@]}" -- -D warnings
 part "unit and integration" scripts/unit.sh "${features[@]}"
 part "fail points only where asked for" fail_points
-part "conformance, SQLite" "${pytest[@]}" conformance
-part "conformance, PostgreSQL" "${pytest[@]}" conformance -m sql --database postgres
-part "the suites against Orthanc" env SUBJECT=orthanc "${pytest[@]}" conformance/dimse conformance/dicomweb
+part "conformance, SQLite" suites
+part "conformance, PostgreSQL" suites -m sql --database postgres
+part "the suites against Orthanc" against_orthanc
 
 printf '\n%-36s %-8s %s\n' part result seconds
 for i in "${!names[@]}"; do

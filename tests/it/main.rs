@@ -3,6 +3,7 @@
 //! `conformance/`.
 
 mod commands;
+mod documents;
 mod http;
 mod index;
 mod process;
