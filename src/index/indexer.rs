@@ -16,6 +16,9 @@ use crate::store::{Store, StoreError};
 
 /// Facts in one transaction: one sync of the database for all of them.
 const BATCH: usize = 512;
+/// Between two transactions, unless a search waits: their syncs would take from the log's, which
+/// stands between an object and its answer.
+const PACE: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -71,6 +74,10 @@ impl Indexer {
             // First the answers of before, then the word that there are newer ones.
             self.cache.empty();
             self.publish(position);
+            let is_behind = facts.len() == BATCH;
+            if !is_behind {
+                let _ = tokio::time::timeout(PACE, self.progress.wanted.notified()).await;
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 mod cache;
 pub mod catalogue;
@@ -42,6 +42,8 @@ struct Inner {
 /// How far the indexer has come, for those who wait for it.
 struct Progress {
     position: watch::Sender<LogPosition>,
+    /// Somebody waits: the indexer need not gather more.
+    wanted: Notify,
     /// When the oldest fact that it fetched and has not committed was fetched; 0: none waits.
     behind_since: AtomicU64,
 }
@@ -101,6 +103,7 @@ impl Index {
     pub fn start(store: Store, spool: Spool, options: IndexOptions, stage: &Stage) -> Index {
         let progress = Arc::new(Progress {
             position: watch::Sender::new(LogPosition::default()),
+            wanted: Notify::new(),
             behind_since: AtomicU64::new(0),
         });
         let cache = cache::QueryCache::new(options.cache_bytes);
@@ -163,6 +166,9 @@ impl Index {
     async fn catch_up(&self) -> bool {
         let target = self.inner.spool.durable_position();
         let mut position = self.inner.progress.position.subscribe();
+        if *position.borrow() < target {
+            self.inner.progress.wanted.notify_one();
+        }
         let passed = position.wait_for(|position| *position >= target);
         tokio::time::timeout(self.inner.options.patience, passed).await.is_ok_and(|passed| passed.is_ok())
     }
