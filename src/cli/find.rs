@@ -1,13 +1,12 @@
 //! `relaypacs find`: C-FIND at a peer (PS3.4 §C.4.1). Answers are decoded by our own tokenizer,
 //! whose depth and size are limited; a broken answer is counted and passed over.
 
-use std::io::Write;
-
 use clap::{Args, ValueEnum};
 use dicom_core::Tag;
 use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
 use dicom_dictionary_std::{StandardDataDictionary, tags};
 
+use super::output;
 use super::remote::RemoteArgs;
 use crate::config::Config;
 use crate::dicom::dataset::{Dataset, Value};
@@ -145,7 +144,7 @@ struct Answers<'a> {
     rows: Vec<Vec<String>>,
     count: usize,
     broken: usize,
-    unwritable: Option<std::io::Error>,
+    unwritable: Option<anyhow::Error>,
 }
 
 impl<'a> Answers<'a> {
@@ -167,7 +166,7 @@ impl<'a> Answers<'a> {
         self.count += 1;
         match self.decode(answer) {
             Some(dataset) if self.json => {
-                self.unwritable = writeln!(std::io::stdout(), "{}", json::object(&dataset)).err();
+                self.unwritable = output::json_line(&json::object(&dataset)).err();
             }
             Some(dataset) => {
                 self.rows.push(self.keys.iter().map(|key| cell(&dataset, key.tag)).collect());
@@ -185,7 +184,7 @@ impl<'a> Answers<'a> {
 
     fn finish(self, status: Status) -> anyhow::Result<Exit> {
         if let Some(error) = self.unwritable {
-            return Err(error.into());
+            return Err(error);
         }
         if !self.json {
             print_table(self.keys, &self.rows)?;
@@ -210,15 +209,14 @@ fn cell(dataset: &Dataset, tag: Tag) -> String {
     text.replace(char::is_control, " ")
 }
 
-fn print_table(keys: &[Key], rows: &[Vec<String>]) -> std::io::Result<()> {
+fn print_table(keys: &[Key], rows: &[Vec<String>]) -> anyhow::Result<()> {
     let titles: Vec<String> = keys.iter().map(|key| title(key.tag)).collect();
     let table: Vec<&Vec<String>> = std::iter::once(&titles).chain(rows).collect();
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..titles.len()).map(width).collect();
-    let mut out = std::io::stdout().lock();
     for row in table {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        output::write_line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
     }
     Ok(())
 }

@@ -37,7 +37,7 @@ pub fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
 }
 
 /// A reader that went away (`| head`) ends the command quietly.
-fn write_line(line: &str) -> anyhow::Result<()> {
+pub fn write_line(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout().lock(), "{line}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => Ok(written?),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::output;
 use super::remote::RemoteArgs;
 use crate::config::Config;
 use crate::dicom::status::Status;
@@ -197,13 +198,12 @@ impl Report {
 
     fn print(&self, line: &Line<'_>) -> anyhow::Result<()> {
         self.progress("\r\x1b[K");
-        let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{}", serde_json::to_string(line)?)?;
+            output::json_line(line)?;
         } else {
             let status = line.status.as_deref().unwrap_or("-");
             let reason = line.reason.as_deref().map(|reason| format!("  ({reason})")).unwrap_or_default();
-            writeln!(out, "{:<7}  {status:<4}  {}{reason}", line.result, line.file)?;
+            output::write_line(&format!("{:<7}  {status:<4}  {}{reason}", line.result, line.file))?;
         }
         let done = self.stored + self.failed + self.skipped;
         self.progress(&format!("{done} of {}", self.total));

@@ -388,3 +388,6 @@ impl Association {
 
 /// SOP class of C-ECHO (PS3.4 §A.4).
 const VERIFICATION: &str = "1.2.840.10008.1.1";
+
+#[cfg(test)]
+mod tests;

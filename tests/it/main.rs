@@ -3,6 +3,7 @@
 //! `conformance/`.
 
 mod commands;
+mod dimse;
 mod documents;
 mod http;
 mod index;

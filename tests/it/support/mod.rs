@@ -1,6 +1,7 @@
 //! What the tests share: a node of their own, objects to send it, and waiting without sleeping.
 
 mod binary;
+pub mod dcmtk;
 mod instance;
 mod node;
 pub mod postgres;
