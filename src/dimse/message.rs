@@ -23,6 +23,7 @@ const MAX_COMMAND_SET: usize = 16 << 10;
 
 /// What comes next on an association between messages.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and almost always a command")]
 pub enum Received {
     Command { presentation_context_id: u8, command: Command },
     ReleaseRequested,

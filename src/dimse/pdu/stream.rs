@@ -252,8 +252,8 @@ impl PduStream {
         }
     }
 
-    /// Discards what comes until the peer closes, or the close limit passed. Closing at once
-    /// could reset the connection and so destroy the PDU just sent.
+    /// Discards what comes until the peer closes, or the close limit passed; then closes. Closing
+    /// at once could reset the connection and so destroy the PDU just sent.
     pub async fn await_close(&mut self) {
         let limit = self.close_limit;
         let discard = async {
@@ -262,8 +262,9 @@ impl PduStream {
                 self.buffer.clear();
             }
         };
-        // Passing the limit is no failure: then we close.
+        // Passing the limit is no failure: we close, even if our caller keeps us.
         let _ = timeout(limit, discard).await;
+        let _ = rustix::net::shutdown(&self.io, rustix::net::Shutdown::Both);
     }
 }
 
