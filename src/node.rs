@@ -4,7 +4,7 @@
 //! and drain along it: doors, deliveries, index, log.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ impl Node {
         let routes = control::routes(self.foundation.control(Some(self.running.clone())));
         self.stages.side.spawn(control::socket::serve(socket, path, routes, self.stages.side.shutdown()));
         let Some(telemetry) = telemetry else { return Ok(()) };
-        let token = config.telemetry.token_file.as_ref().map(read_token).transpose()?;
+        let token = config.telemetry.token_file.as_deref().map(read_token).transpose()?;
         let gauges = observe::gauges(&self.foundation, &self.running);
         self.stages.side.spawn(listener::serve(telemetry, token, gauges, self.stages.side.shutdown()));
         Ok(())
@@ -226,7 +226,7 @@ fn ingest_options(config: &Config) -> IngestOptions {
     }
 }
 
-fn read_token(file: &PathBuf) -> Result<String, ConfigError> {
+fn read_token(file: &Path) -> Result<String, ConfigError> {
     secret::read(file).map_err(|why| ConfigError::new(format!("telemetry.token_file: {why}")))
 }
 

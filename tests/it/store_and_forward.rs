@@ -66,7 +66,7 @@ async fn objects_go_on_to_a_destination_that_was_added_while_the_node_ran() {
     })
     .await;
     for object in &objects {
-        assert_eq!(archive.instances_of(&object.study).await, [object.sop_instance.clone()]);
+        assert_eq!(archive.instances_of(&object.study).await, [object.sop_instance.as_str()]);
     }
     let metrics = gateway.metrics().await;
     assert!(
