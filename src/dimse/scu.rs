@@ -230,7 +230,8 @@ impl Association {
     }
 
     /// Waits up to `wait` for a request from the peer (an N-EVENT-REPORT on the same association);
-    /// `None` when it did not come. Cancel-safe.
+    /// `None` when it did not come. A release that the peer asks for is answered, and ends the
+    /// association. Cancel-safe.
     pub async fn next_request(&mut self, wait: Duration) -> Result<Option<Received>, ScuError> {
         self.early_data_set = None;
         if let Some(EarlyRequest { presentation_context_id, command, data_set }) = self.early.pop_front() {
@@ -249,6 +250,11 @@ impl Association {
         let received = match received {
             Ok(Received::Command { command, .. }) if command.is_response() => {
                 Err(PduError::invalid("a response to no request").into())
+            }
+            Ok(Received::ReleaseRequested) => {
+                self.ended = true;
+                let answered = self.messages.answer_release().await;
+                answered.map(|()| Some(Received::ReleaseRequested)).map_err(ScuError::from)
             }
             Ok(received) => Ok(Some(received)),
             Err(error) => Err(self.told(error)),

@@ -58,8 +58,8 @@ impl Attempts {
         self.in_flight.len() + self.held.len()
     }
 
-    pub fn next_release(&self) -> Option<Instant> {
-        self.held.values().map(|hold| hold.until).min()
+    pub fn next_release(&self, now: Instant) -> Option<Instant> {
+        self.held.values().map(|hold| hold.until).filter(|until| *until > now).min()
     }
 
     /// Holds an object back after a transient failure that concerns it. `false` when too many are
@@ -79,6 +79,9 @@ impl Attempts {
 
     /// Holds an object back as after so many failures.
     pub fn hold_for(&mut self, entry: EntryId, failures: u32, now: Instant) {
+        if self.held.len() >= MOST_HELD * 10 {
+            return;
+        }
         let until = now + self.policy.random_wait(failures);
         self.held.insert(entry, Hold { failures, until });
     }

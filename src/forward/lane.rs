@@ -18,13 +18,15 @@ use super::{ForwardOptions, verify};
 use crate::clock::{Clock, Millis};
 use crate::config::Verify;
 use crate::spool::{
-    Delivery, Durability, EntryId, Fact, LogPosition, Outcome, Spool, SpoolEntry, SpoolError,
+    Delivery, DeliveryState, Durability, EntryId, Fact, LogPosition, Outcome, Spool, SpoolEntry, SpoolError,
 };
 use crate::telemetry::metrics;
 
 /// The longest a worker sleeps without looking: a lost wake-up costs this, never an object.
 const POLL: Duration = Duration::from_secs(1);
 const SHORTEST_NAP: Duration = Duration::from_millis(5);
+/// How often deliveries are looked for that a wrong clock has put off.
+const LOOK_AHEAD: Duration = Duration::from_secs(30);
 /// How often a worker that may not work looks whether it may.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Outcomes that wait for the projection; more, and the senders wait too.
@@ -51,6 +53,7 @@ pub struct Lane {
     wake: watch::Sender<()>,
     /// One search for work at a time, so that two workers don't find the same.
     searching: tokio::sync::Mutex<()>,
+    looked_ahead: tokio::sync::Mutex<Option<Instant>>,
     answered: mpsc::Sender<Answered>,
 }
 
@@ -107,6 +110,7 @@ impl Lane {
             why_down: Mutex::new(None),
             wake: watch::Sender::new(()),
             searching: tokio::sync::Mutex::new(()),
+            looked_ahead: tokio::sync::Mutex::new(None),
             answered,
         });
         (lane, settling)
@@ -126,6 +130,9 @@ impl Lane {
             if sent && self.destination.verify != Verify::None {
                 self.unproven.add(work.delivery.entry);
             }
+            // Not while a search looks at an older projection.
+            let _searching = self.searching.lock().await;
+            drop(work);
         }
     }
 
@@ -195,7 +202,10 @@ impl Lane {
     pub async fn take(self: &Arc<Self>, most: usize) -> Result<Vec<Taken>, SpoolError> {
         let _searching = self.searching.lock().await;
         let passed_over = self.attempts.lock().passed_over().min(MOST_PASSED_OVER);
-        let due = self.spool.due(self.name(), self.clock.now(), most + passed_over).await?;
+        let mut due = self.spool.due(self.name(), self.clock.now(), most + passed_over).await?;
+        if due.is_empty() {
+            due = self.from_the_future(most).await?;
+        }
         let mut taken: Vec<Taken> = Vec::new();
         for delivery in due {
             if taken.len() >= most {
@@ -206,6 +216,23 @@ impl Lane {
             }
         }
         Ok(self.leave_loners(taken))
+    }
+
+    /// Deliveries due so late that no back-off of ours explains it: the clock was set back since
+    /// they were written. Looked for now and then, when there is nothing else to do.
+    async fn from_the_future(&self, most: usize) -> Result<Vec<Delivery>, SpoolError> {
+        let mut looked = self.looked_ahead.lock().await;
+        if looked.is_some_and(|at| at.elapsed() < LOOK_AHEAD) {
+            return Ok(Vec::new());
+        }
+        *looked = Some(Instant::now());
+        let horizon = self.clock.now().plus(self.retry.longest.saturating_mul(2));
+        let mut found = Vec::new();
+        for state in [DeliveryState::Queued, DeliveryState::Deferred] {
+            let waiting = self.spool.deliveries(self.name(), state, None, most).await?;
+            found.extend(waiting.into_iter().filter(|delivery| delivery.due > horizon));
+        }
+        Ok(found)
     }
 
     async fn take_one(self: &Arc<Self>, delivery: Delivery) -> Result<Option<Taken>, SpoolError> {
@@ -246,8 +273,9 @@ impl Lane {
 
     /// How long an idle worker may sleep.
     pub fn nap(&self) -> Duration {
-        let release = self.attempts.lock().next_release();
-        let until = release.map_or(POLL, |at| at.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        let release = self.attempts.lock().next_release(now);
+        let until = release.map_or(POLL, |at| at.saturating_duration_since(now));
         until.clamp(SHORTEST_NAP, POLL)
     }
 

@@ -5,6 +5,7 @@
 mod commands;
 mod dimse;
 mod documents;
+mod forward;
 mod http;
 mod index;
 mod process;

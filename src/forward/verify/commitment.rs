@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dicom_dictionary_std::tags;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::TaskTracker;
 
 use super::data_set::Writer;
@@ -73,7 +74,10 @@ pub(super) async fn ask(
     let asked = association.action(SOP_CLASS, SOP_INSTANCE, REQUEST_STORAGE_COMMITMENT, &information).await;
     match asked {
         Ok(status) if status == Status::SUCCESS || status.is_warning() => {
-            await_report(lane, tasks, association, transaction_uid);
+            match lane.unproven.keep_association() {
+                Some(kept) => await_report(lane, tasks, association, kept, transaction_uid),
+                None => association.release().await,
+            }
             Ok(Asked::Pending)
         }
         Ok(status) => {
@@ -135,9 +139,16 @@ fn action_information(writer: Writer, transaction_uid: &Uid, entries: &[Arc<Spoo
 }
 
 /// Keeps the association a while for a report to come on it, without holding up the next request.
-fn await_report(lane: &Arc<Lane>, tasks: &TaskTracker, association: Association, transaction_uid: Uid) {
+fn await_report(
+    lane: &Arc<Lane>,
+    tasks: &TaskTracker,
+    association: Association,
+    kept: OwnedSemaphorePermit,
+    transaction_uid: Uid,
+) {
     let lane = Arc::clone(lane);
     tasks.spawn(async move {
+        let _kept = kept;
         let mut association = association;
         let wait = lane.verification.report_wait;
         let reported = tokio::select! {

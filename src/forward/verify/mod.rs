@@ -273,13 +273,22 @@ async fn settle(lane: &Lane, entries: &[Arc<SpoolEntry>], asked: Asked) -> Resul
                 lane.unproven.cannot_be_proven(entry.id);
             }
             lane.unproven.add_later(entries.iter().map(|entry| entry.id), again);
-            Err(Trouble::Failed(format!("offers neither storage commitment nor a query: {reason}")))
+            if lane.unproven.offers_nothing(true) {
+                let destination = lane.name();
+                tracing::warn!(
+                    destination,
+                    reason,
+                    "neither storage commitment nor a query: nothing is proven"
+                );
+            }
+            Ok(())
         }
     }
 }
 
 async fn verified(lane: &Lane, entry: &SpoolEntry, by: &str) -> Result<(), Trouble> {
     lane.unproven.proven(entry.id);
+    lane.unproven.offers_nothing(false);
     lane.append(entry.id, Outcome::Verified { by: by.to_owned() }).await?;
     let took = lane.clock.now().since(entry.received_at);
     metrics::delivery_seconds(lane.name(), "verified", took.as_secs_f64());

@@ -2,10 +2,11 @@
 //! wait for their report. In memory; at start it is filled from the log's projection.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::VerificationPolicy;
 use crate::dicom::Uid;
@@ -14,11 +15,26 @@ use crate::spool::EntryId;
 /// Entries remembered at most; beyond that they are found again by the next look into the spool.
 const MOST_WAITING: usize = 100_000;
 
-#[derive(Debug, Default)]
+/// Associations kept open at a time for a report to come on them.
+const MOST_KEPT_ASSOCIATIONS: usize = 4;
+
+#[derive(Debug)]
 pub struct Unproven {
     state: Mutex<State>,
     added: Notify,
     closing: Notify,
+    kept_associations: Arc<Semaphore>,
+}
+
+impl Default for Unproven {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            added: Notify::default(),
+            closing: Notify::default(),
+            kept_associations: Arc::new(Semaphore::new(MOST_KEPT_ASSOCIATIONS)),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +59,8 @@ struct State {
     no_commitment_until: Option<Instant>,
     /// Why nothing can be asked for now.
     trouble: Option<String>,
+    /// The destination has no way to prove anything.
+    offers_nothing: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -189,6 +207,16 @@ impl Unproven {
     pub fn proven(&self, entry: EntryId) {
         self.forget(entry);
         self.state.lock().losses.remove(&entry);
+    }
+
+    /// Leave to keep an association for its report.
+    pub fn keep_association(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.kept_associations).try_acquire_owned().ok()
+    }
+
+    /// Notes whether the destination has a way to prove what it holds; `true` if that is news.
+    pub fn offers_nothing(&self, nothing: bool) -> bool {
+        std::mem::replace(&mut self.state.lock().offers_nothing, nothing) != nothing
     }
 
     pub fn set_trouble(&self, trouble: Option<String>) {
