@@ -78,6 +78,7 @@ async fn is_news(
     if followed.after > start {
         return Ok(true);
     }
+    inner.spool.applied(followed.after).await?;
     match inner.spool.state(entry.id).await {
         Ok(state) => Ok(!state.routed),
         Err(SpoolError::Unknown(_) | SpoolError::Freed(_)) => Ok(false),

@@ -150,15 +150,7 @@ fn await_report(
     tasks.spawn(async move {
         let _kept = kept;
         let mut association = association;
-        let wait = lane.verification.report_wait;
-        let reported = tokio::select! {
-            reported = report_on(&lane, &mut association, &transaction_uid) => reported,
-            // It may come on another association meanwhile.
-            () = lane.unproven.closed(&transaction_uid) => Ok(()),
-            () = tokio::time::sleep(wait) => Ok(()),
-            () = lane.stopping.cancelled() => Ok(()),
-        };
-        match reported {
+        match report_on(&lane, &mut association, &transaction_uid).await {
             Ok(()) => association.release().await,
             // Nothing is lost: the report may come on another association, or is asked for again.
             Err(error) => {
@@ -169,32 +161,39 @@ fn await_report(
     });
 }
 
+/// Serves the association until the transaction has its report, from wherever.
 async fn report_on(
-    lane: &Lane,
+    lane: &Arc<Lane>,
     association: &mut Association,
     transaction_uid: &Uid,
 ) -> Result<(), ScuError> {
-    while lane.unproven.is_open(transaction_uid) {
-        match association.next_request(lane.verification.report_wait).await? {
-            Some(Received::Command { presentation_context_id, command })
-                if command.command_field == field::N_EVENT_REPORT_RQ =>
-            {
-                let syntax = association.any_context(SOP_CLASS).map(|(_, syntax)| syntax);
-                let data_set = association.read_data_set(LIMIT).await?;
-                let status = match data_set.zip(syntax) {
-                    Some((data_set, syntax)) => take_event(lane, &command, &data_set, syntax).await,
-                    None => Status::RESOURCE_LIMITATION,
-                };
-                association.respond(presentation_context_id, &command.response(status)).await?;
-            }
-            Some(Received::Command { presentation_context_id, command }) => {
-                let response = command.response(Status::UNRECOGNIZED_OPERATION);
-                association.respond(presentation_context_id, &response).await?;
-            }
-            Some(Received::ReleaseRequested | Received::Aborted) | None => return Ok(()),
-        }
+    let wait = lane.verification.report_wait;
+    loop {
+        let received = tokio::select! {
+            received = association.next_request(wait) => received?,
+            () = lane.unproven.closed(transaction_uid) => return Ok(()),
+            () = lane.stopping.cancelled() => return Ok(()),
+        };
+        let Some(Received::Command { presentation_context_id, command }) = received else { return Ok(()) };
+        let status = match command.command_field {
+            field::N_EVENT_REPORT_RQ => report(lane, association, &command).await?,
+            _ => Status::UNRECOGNIZED_OPERATION,
+        };
+        association.respond(presentation_context_id, &command.response(status)).await?;
     }
-    Ok(())
+}
+
+async fn report(
+    lane: &Arc<Lane>,
+    association: &mut Association,
+    command: &Command,
+) -> Result<Status, ScuError> {
+    let syntax = association.any_context(SOP_CLASS).map(|(_, syntax)| syntax);
+    let Some(data_set) = association.read_data_set(LIMIT).await? else {
+        return Ok(Status::RESOURCE_LIMITATION);
+    };
+    let Some(syntax) = syntax else { return Ok(Status::NO_SUCH_SOP_CLASS) };
+    Ok(take_event(lane, command, &data_set, syntax).await)
 }
 
 /// A report on the association that we opened ourselves: the peer is the one we connected.

@@ -46,7 +46,8 @@ async fn an_archive_that_proves_nothing_leaves_objects_sent_and_says_so() {
     let forward = bench.forward(vec![dimse("a", archive.port, "commitment")]).await;
     bench.receive_all(&instances(3)).await;
     bench.until("a", DeliveryState::Sent, 3).await;
-    let says_so = || async { forward.destinations()[0].reason.as_ref().is_some_and(|why| why.contains("3 sent")) };
+    let says_so =
+        || async { forward.destinations()[0].reason.as_ref().is_some_and(|why| why.contains("3 sent")) };
     eventually(|| "a remark".into(), says_so).await;
     assert_eq!(bench.count("a", DeliveryState::Sent), 3);
     assert!(forward.destinations()[0].up, "what can't be asked can still be sent to");
