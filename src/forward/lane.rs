@@ -204,7 +204,7 @@ impl Lane {
         let passed_over = self.attempts.lock().passed_over().min(MOST_PASSED_OVER);
         let mut due = self.spool.due(self.name(), self.clock.now(), most + passed_over).await?;
         if due.is_empty() {
-            due = self.from_the_future(most).await?;
+            due = self.put_off_by_clock(most).await?;
         }
         let mut taken: Vec<Taken> = Vec::new();
         for delivery in due {
@@ -220,7 +220,7 @@ impl Lane {
 
     /// Deliveries due so late that no back-off of ours explains it: the clock was set back since
     /// they were written. Looked for now and then, when there is nothing else to do.
-    async fn from_the_future(&self, most: usize) -> Result<Vec<Delivery>, SpoolError> {
+    async fn put_off_by_clock(&self, most: usize) -> Result<Vec<Delivery>, SpoolError> {
         let mut looked = self.looked_ahead.lock().await;
         if looked.is_some_and(|at| at.elapsed() < LOOK_AHEAD) {
             return Ok(Vec::new());

@@ -24,13 +24,14 @@ async fn every_object_arrives_once_with_its_bytes() {
     let instances = instances(100);
     bench.receive_all(&instances).await;
     bench.until("a", DeliveryState::Sent, 100).await;
-    let state = archive.state.lock();
-    assert_eq!(state.answered.len(), 100, "nothing was sent twice");
-    assert!(state.associations <= 4, "{} associations for one batch", state.associations);
-    for instance in &instances {
-        assert_eq!(state.held[&instance.uid], instance.data_set);
+    {
+        let state = archive.state.lock();
+        assert_eq!(state.answered.len(), 100, "nothing was sent twice");
+        assert!(state.associations <= 4, "{} associations for one batch", state.associations);
+        for instance in &instances {
+            assert_eq!(state.held[&instance.uid], instance.data_set);
+        }
     }
-    drop(state);
     forward.stop(std::time::Duration::from_secs(5)).await;
 }
 
