@@ -6,14 +6,13 @@ import uuid
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE
-from pynetdicom.sop_class import (
-    StudyRootQueryRetrieveInformationModelFind as STUDY_ROOT,
-)
 
 from pdu import VERIFICATION, RawAssociation
 from waiting import wait_until
 
 CALLING = "CONFORMANCE"
+PATIENT_ROOT = "1.2.840.10008.5.1.4.1.2.1.1"
+STUDY_ROOT = "1.2.840.10008.5.1.4.1.2.2.1"
 
 
 def contexts_for(instances, limit=127):
@@ -188,6 +187,3 @@ def qido(subject, path, params=None):
 def values(match, tag):
     """The values of an attribute in DICOM JSON; [] when it is absent or empty."""
     return match.get(tag, {}).get("Value", [])
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]

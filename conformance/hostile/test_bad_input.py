@@ -80,9 +80,9 @@ def test_after_all_that_nothing_was_written_elsewhere(subject, acknowledged):
 def test_a_flood_of_connections_is_slowed_while_others_are_served(make_subject):
     """A17: 1,000 connections a second from one address are refused for a while (RJ 2/3/1)."""
     node = make_subject({"limits": {"connections_per_second": 50}})
-    verdicts = {associations.first_answer(node, associations.request(node))[:4] for _ in range(300)}
-    kinds = {verdict[0] for verdict in verdicts}
-    assert ("reject", 2, 3, 1) in verdicts and "accepted" in kinds, kinds
+    verdicts = [associations.first_answer(node, associations.request(node)) for _ in range(300)]
+    assert ("reject", 2, 3, 1) in verdicts
+    assert "accepted" in {verdict[0] for verdict in verdicts}
     clients.wait_until(lambda: served(node), "the flood is over and the same address is served again", 10)
 
 
