@@ -8,4 +8,6 @@ mod instance;
 mod peers;
 mod real;
 mod routing;
+mod stow;
 mod verification;
+mod web;

@@ -113,3 +113,38 @@ async fn a_paused_destination_gets_nothing_until_it_is_resumed() {
     assert!(matches!(forward.pause("z"), Err(ForwardError::UnknownDestination(_))));
     forward.stop(std::time::Duration::from_secs(5)).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_object_leaves_at_once() {
+    let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
+    let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
+    let mut waits = Vec::new();
+    for number in 0..15 {
+        bench.receive(&instance(number, 100_000)).await;
+        let acknowledged = std::time::Instant::now();
+        while archive.held() <= number as usize {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        waits.push(acknowledged.elapsed());
+    }
+    waits.sort();
+    println!("from acknowledgement to arrival: median {:?}, longest {:?}", waits[7], waits[14]);
+    // Far from the 20 ms of an idle machine, and far below any polling.
+    assert!(waits[7] < std::time::Duration::from_millis(150), "{waits:?}");
+    forward.stop(std::time::Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backlog_drains_fast_and_once() {
+    let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
+    let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
+    forward.pause("a").unwrap();
+    bench.receive_all(&instances(600)).await;
+    bench.until("a", DeliveryState::Queued, 600).await;
+    let began = std::time::Instant::now();
+    forward.resume("a").unwrap();
+    bench.until("a", DeliveryState::Sent, 600).await;
+    println!("600 objects in {:?}", began.elapsed());
+    assert_eq!(archive.state.lock().answered.len(), 600, "nothing was sent twice");
+    forward.stop(std::time::Duration::from_secs(5)).await;
+}
