@@ -19,7 +19,7 @@ pub use foundation::{Foundation, open_store};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, UnknownSopClasses, secret};
-use crate::control::{self, Running, peers_in_force, setup_in_force};
+use crate::control::{self, InForce, Running};
 use crate::dicom::ScanLimits;
 use crate::forward::{Forward, ForwardError, ForwardOptions};
 use crate::http::{self, HttpState};
@@ -120,8 +120,9 @@ impl Node {
     fn open_side_doors(&self, telemetry: Option<TcpListener>) -> anyhow::Result<()> {
         let config = &self.foundation.config;
         let path = control::socket::path(&config.node.data_dir);
-        let socket =
-            control::socket::bind(&path).with_context(|| format!("node.data_dir: {}", path.display()))?;
+        let socket = control::socket::bind(&path)
+            // Most likely too long: a socket's path has some hundred bytes at most.
+            .map_err(|error| ConfigError::new(format!("node.data_dir: {}: {error}", path.display())))?;
         let routes = control::routes(self.foundation.control(Some(self.running.clone())));
         self.stages.side.spawn(control::socket::serve(socket, path, routes, self.stages.side.shutdown()));
         let Some(telemetry) = telemetry else { return Ok(()) };
@@ -191,17 +192,16 @@ impl Node {
 async fn start_parts(foundation: &Foundation, stages: &Stages) -> anyhow::Result<Running> {
     let Foundation { config, clock, store, spool, routing, .. } = foundation;
     let index = Index::start(store.clone(), spool.clone(), index_options(config), &stages.index);
-    let setup = setup_in_force(config, routing).await?;
+    let in_force = InForce::of(config, routing).await?;
+    let peers = PeerTable::new(&in_force.peer_configs())
+        .map_err(|error| ConfigError::new(format!("dicom.peers: {error}")))?;
     let options = ForwardOptions::new(config.dicom.ae_title[0].clone(), clock.clone());
-    let forward = match Forward::start(spool.clone(), options, setup).await {
+    let forward = match Forward::start(spool.clone(), options, in_force.setup).await {
         Err(ForwardError::Refused(why)) => return Err(ConfigError::new(why).into()),
         started => started?,
     };
     let ingest = Ingest::new(spool.clone(), clock.clone(), ingest_options(config));
     ingest.set_rule_set(forward.rule_set());
-    let peers = peers_in_force(config, routing).await?;
-    let peers: Vec<_> = peers.into_iter().map(|line| line.peer).collect();
-    let peers = PeerTable::new(&peers).map_err(|error| ConfigError::new(format!("dicom.peers: {error}")))?;
     Ok(Running { ingest, index, forward, peers })
 }
 

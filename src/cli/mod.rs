@@ -29,6 +29,9 @@ mod send;
 mod serve;
 mod spool;
 
+/// Threads that wait for disks: enough to keep one busy. Each costs memory.
+const BLOCKING_THREADS: usize = 64;
+
 #[derive(Parser)]
 #[command(name = "relaypacs", version, about, arg_required_else_help = true)]
 struct Cli {
@@ -94,7 +97,10 @@ fn run(command: Command, config: Config) -> anyhow::Result<Exit> {
     if let Command::CheckConfig = command {
         return check_config::run(&config);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()?;
     if let Command::Serve = command {
         return runtime.block_on(serve::run(config));
     }

@@ -27,7 +27,7 @@ pub mod socket;
 mod spool;
 mod state;
 
-pub use routing::{peers_in_force, setup_in_force};
+pub use routing::InForce;
 pub use spool::{EntryLine, VerifyLine};
 pub use state::Readiness;
 

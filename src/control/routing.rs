@@ -26,34 +26,40 @@ pub struct Backfill {
     pub since: Millis,
 }
 
-/// Destinations and rules of the file and of SQL together. A name that is in both is the file's:
-/// the file was changed after SQL took it.
-pub async fn setup_in_force(config: &Config, routing: &Routing) -> Result<Setup, RoutingError> {
-    let paused = routing.paused().await?;
-    let of_file = config.destinations.iter().cloned().map(|destination| (destination, true));
-    let of_sql = routing.destinations().await?.into_iter().map(|destination| (destination, false));
-    let mut destinations: Vec<ConfiguredDestination> = Vec::new();
-    for (config, from_file) in of_file.chain(of_sql) {
-        if destinations.iter().any(|other| other.config.name == config.name) {
-            tracing::warn!(name = %config.name, "a destination added at run time gives way to the file's");
-            continue;
-        }
-        let paused = paused.contains(&config.name);
-        destinations.push(ConfiguredDestination { config, from_file, paused });
-    }
-    Ok(Setup { destinations, rules: config.rules.clone() })
+/// What is in force: the file's and SQL's together.
+pub struct InForce {
+    pub setup: Setup,
+    pub peers: Vec<PeerLine>,
 }
 
-/// Peers of the file and of SQL together.
-pub async fn peers_in_force(config: &Config, routing: &Routing) -> Result<Vec<PeerLine>, RoutingError> {
-    let of_file = config.dicom.peers.iter().cloned();
-    let mut peers: Vec<PeerLine> = of_file.map(|peer| PeerLine { peer, from_file: true }).collect();
-    for peer in routing.peers().await? {
-        if !peers.iter().any(|other| other.peer.ae_title == peer.ae_title) {
-            peers.push(PeerLine { peer, from_file: false });
+impl InForce {
+    /// A name that is in both is the file's: the file was changed after SQL took it.
+    pub async fn of(config: &Config, routing: &Routing) -> Result<InForce, RoutingError> {
+        let kept = routing.kept().await?;
+        let of_file = config.destinations.iter().cloned().map(|destination| (destination, true));
+        let of_sql = kept.destinations.into_iter().map(|destination| (destination, false));
+        let mut destinations: Vec<ConfiguredDestination> = Vec::new();
+        for (config, from_file) in of_file.chain(of_sql) {
+            if destinations.iter().any(|other| other.config.name == config.name) {
+                tracing::warn!(name = %config.name, "a destination added at run time gives way to the file's");
+                continue;
+            }
+            let paused = kept.paused.contains(&config.name);
+            destinations.push(ConfiguredDestination { config, from_file, paused });
         }
+        let of_file = config.dicom.peers.iter().cloned();
+        let mut peers: Vec<PeerLine> = of_file.map(|peer| PeerLine { peer, from_file: true }).collect();
+        for peer in kept.peers {
+            if !peers.iter().any(|other| other.peer.ae_title == peer.ae_title) {
+                peers.push(PeerLine { peer, from_file: false });
+            }
+        }
+        Ok(InForce { setup: Setup { destinations, rules: config.rules.clone() }, peers })
     }
-    Ok(peers)
+
+    pub fn peer_configs(&self) -> Vec<PeerConfig> {
+        self.peers.iter().map(|line| line.peer.clone()).collect()
+    }
 }
 
 impl Control {
@@ -61,19 +67,20 @@ impl Control {
         self.running.as_ref().ok_or_else(ControlError::not_running)
     }
 
+    async fn in_force(&self) -> Result<InForce, ControlError> {
+        Ok(InForce::of(&self.config, &self.routing).await?)
+    }
+
     async fn apply_setup(&self) -> Result<(), ControlError> {
         let Some(running) = &self.running else { return Ok(()) };
-        let setup = setup_in_force(&self.config, &self.routing).await?;
-        running.forward.replace(setup).await?;
+        running.forward.replace(self.in_force().await?.setup).await?;
         running.ingest.set_rule_set(running.forward.rule_set());
         Ok(())
     }
 
     async fn apply_peers(&self) -> Result<(), ControlError> {
         let Some(running) = &self.running else { return Ok(()) };
-        let peers = peers_in_force(&self.config, &self.routing).await?;
-        let peers: Vec<PeerConfig> = peers.into_iter().map(|line| line.peer).collect();
-        running.peers.replace(&peers).map_err(ControlError::refused)
+        running.peers.replace(&self.in_force().await?.peer_configs()).map_err(ControlError::refused)
     }
 
     fn refuse_if_of_file(&self, name: &str) -> Result<(), ControlError> {
@@ -87,7 +94,7 @@ impl Control {
 
     /// What an offline list can say: who is configured and what waits.
     async fn destinations_at_rest(&self) -> Result<Vec<DestinationStatus>, ControlError> {
-        let setup = setup_in_force(&self.config, &self.routing).await?;
+        let setup = self.in_force().await?.setup;
         let counts = self.spool.counts();
         Ok(setup.destinations.into_iter().map(|each| at_rest(each, &counts)).collect())
     }
@@ -153,7 +160,7 @@ pub async fn remove_destination(Data(control): Data<&Control>, Path(name): Path<
             rule.name
         )));
     }
-    let kept = control.routing.destinations().await?;
+    let kept = control.routing.kept().await?.destinations;
     let Some(destination) = kept.into_iter().find(|destination| destination.name == name) else {
         return Err(ControlError::not_found(format!("no destination is called {name}")));
     };
@@ -181,7 +188,7 @@ impl Control {
     }
 
     async fn known_destination(&self, name: &str) -> Result<(), ControlError> {
-        let setup = setup_in_force(&self.config, &self.routing).await?;
+        let setup = self.in_force().await?.setup;
         match setup.destinations.iter().any(|destination| destination.config.name == name) {
             true => Ok(()),
             false => Err(ControlError::not_found(format!("no destination is called {name}"))),
@@ -227,7 +234,7 @@ pub async fn backfill_destination(
 
 #[handler]
 pub async fn list_peers(Data(control): Data<&Control>) -> Answer {
-    Ok(lines(peers_in_force(&control.config, &control.routing).await?))
+    Ok(lines(control.in_force().await?.peers))
 }
 
 #[handler]

@@ -7,18 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::time::Instant;
 
 use crate::auth::Keys;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, SpoolDurability, secret};
 use crate::control::{Control, Running};
+use crate::lifecycle::Stage;
 use crate::spool::{Spool, SpoolOptions};
 use crate::store::keys::KeyRows;
 use crate::store::{Routing, Store, StoreError};
 
-/// How long a start waits for a database that does not answer yet, as after a common boot.
+/// How long a first start waits for a database that does not answer yet, as after a common boot.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(60);
 const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+const BACKGROUND_GRACE: Duration = Duration::from_secs(1);
+const OUT_OF_DATE: &str =
+    "database.migrate_on_start: the tables are not up to date; run `relaypacs migrate up`";
 
 pub struct Foundation {
     pub config: Arc<Config>,
@@ -27,6 +32,8 @@ pub struct Foundation {
     pub spool: Spool,
     pub keys: Keys,
     pub routing: Routing,
+    /// What is made up for later.
+    background: Stage,
 }
 
 impl Foundation {
@@ -38,10 +45,12 @@ impl Foundation {
         make_private_dir(&config.node.data_dir)?;
         let spool = open_spool(&config, clock.clone()).await?;
         let store = open_store(&config).await?;
-        prepare_tables(&config, &store).await?;
         let keys = Keys::new(KeyRows::new(store.clone()), clock.clone());
-        let routing = Routing::new(store.clone());
-        Ok(Foundation { config: Arc::new(config), clock, store, spool, keys, routing })
+        let routing = Routing::new(store.clone(), config.node.data_dir.join("routing.json"));
+        let (config, background) = (Arc::new(config), Stage::default());
+        let foundation = Foundation { config, clock, store, spool, keys, routing, background };
+        foundation.prepare_tables().await?;
+        Ok(foundation)
     }
 
     pub fn control(&self, running: Option<Running>) -> Control {
@@ -56,8 +65,49 @@ impl Foundation {
         }
     }
 
+    /// A database that is down does not keep a node from starting that has started before: it
+    /// receives and forwards, and the tables are looked after once there are any.
+    async fn prepare_tables(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + DATABASE_PATIENCE;
+        loop {
+            match bring_up_to_date(&self.config, &self.store).await {
+                Err(StoreError::Unavailable(error)) if self.routing.has_snapshot() => {
+                    tracing::warn!(%error, "the database does not answer; starting without it");
+                    self.prepare_tables_later();
+                    return Ok(());
+                }
+                Err(StoreError::Unavailable(error)) if Instant::now() < deadline => {
+                    tracing::warn!(%error, "the database does not answer yet");
+                    tokio::time::sleep(DATABASE_PAUSE).await;
+                }
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(ConfigError::new(OUT_OF_DATE).into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn prepare_tables_later(&self) {
+        let (config, store, stop) =
+            (self.config.clone(), self.store.clone(), self.background.shutdown().soft);
+        let prepare = async move {
+            loop {
+                match bring_up_to_date(&config, &store).await {
+                    Err(StoreError::Unavailable(_)) => tokio::time::sleep(DATABASE_PAUSE).await,
+                    Ok(true) => return tracing::info!("the database answers"),
+                    Ok(false) => return tracing::error!("{OUT_OF_DATE}"),
+                    Err(error) => return tracing::error!(%error, "the tables can't be brought up to date"),
+                }
+            }
+        };
+        self.background.spawn(async move {
+            stop.run_until_cancelled(prepare).await;
+        });
+    }
+
     /// The log is closed last.
     pub async fn close(&self) {
+        self.background.drain(Instant::now() + BACKGROUND_GRACE).await;
         self.store.close().await;
         let spool = self.spool.clone();
         if tokio::task::spawn_blocking(move || spool.close()).await.is_err() {
@@ -98,24 +148,6 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
         None => None,
     };
     Ok(Store::open(&database.url, password.as_deref(), database.max_connections).await?)
-}
-
-async fn prepare_tables(config: &Config, store: &Store) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + DATABASE_PATIENCE;
-    loop {
-        match bring_up_to_date(config, store).await {
-            Err(StoreError::Unavailable(error)) if tokio::time::Instant::now() < deadline => {
-                tracing::warn!(%error, "the database does not answer yet");
-                tokio::time::sleep(DATABASE_PAUSE).await;
-            }
-            Ok(true) => return Ok(()),
-            Ok(false) => {
-                let why = "the tables are not up to date; run `relaypacs migrate up`";
-                return Err(ConfigError::new(format!("database.migrate_on_start: {why}")).into());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 async fn bring_up_to_date(config: &Config, store: &Store) -> Result<bool, StoreError> {

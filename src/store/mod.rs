@@ -19,7 +19,7 @@ pub mod sql;
 
 pub use dialect::Dialect;
 pub use migrations::MigrationStatus;
-pub use routing::{Routing, RoutingError};
+pub use routing::{Kept, Routing, RoutingError};
 pub use sql::Sql;
 
 /// How long a statement waits for a connection before the database counts as unavailable.

@@ -1,9 +1,14 @@
 //! Destinations and peers that were added at run time, and which destinations a person paused.
 //! The node merges them with those of the configuration file, which are never written here; a
 //! name can't be in both, and whoever adds one checks that.
+//!
+//! What was last read is kept in a file beside the database too, so that a node can start, and go
+//! on receiving and forwarding, while its database is down.
 
-use serde::Serialize;
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use thiserror::Error;
 
@@ -15,6 +20,18 @@ use crate::config::{DestinationConfig, PeerConfig};
 #[derive(Clone)]
 pub struct Routing {
     store: Store,
+    snapshot: PathBuf,
+}
+
+/// Everything that is kept here.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Kept {
+    /// By name.
+    pub destinations: Vec<DestinationConfig>,
+    /// By AE title.
+    pub peers: Vec<PeerConfig>,
+    /// Names of paused destinations.
+    pub paused: Vec<String>,
 }
 
 #[derive(Debug, Error)]
@@ -41,12 +58,60 @@ impl From<sqlx::Error> for RoutingError {
 }
 
 impl Routing {
-    pub fn new(store: Store) -> Self {
-        Self { store }
+    /// `snapshot` is the file that stands in for the database while it is down.
+    pub fn new(store: Store, snapshot: PathBuf) -> Self {
+        Self { store, snapshot }
     }
 
-    /// By name.
-    pub async fn destinations(&self) -> Result<Vec<DestinationConfig>, RoutingError> {
+    /// Whether a start could do without the database.
+    pub fn has_snapshot(&self) -> bool {
+        self.snapshot.exists()
+    }
+
+    /// Everything, from the database, or while that is down as it was last read.
+    pub async fn kept(&self) -> Result<Kept, RoutingError> {
+        match self.read().await {
+            Ok(kept) => {
+                if let Err(error) = self.write_snapshot(&kept) {
+                    tracing::warn!(%error, "destinations and peers can't be kept for a start without the database");
+                }
+                Ok(kept)
+            }
+            Err(RoutingError::Store(StoreError::Unavailable(error))) => {
+                let Some(kept) = self.read_snapshot() else {
+                    return Err(StoreError::Unavailable(error).into());
+                };
+                tracing::warn!(%error, "the database does not answer; destinations and peers are as last known");
+                Ok(kept)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read(&self) -> Result<Kept, RoutingError> {
+        Ok(Kept {
+            destinations: self.destinations().await?,
+            peers: self.peers().await?,
+            paused: self.paused().await?,
+        })
+    }
+
+    /// A few lines, at start and after a change: not worth a thread of its own.
+    fn write_snapshot(&self, kept: &Kept) -> std::io::Result<()> {
+        let text = serde_json::to_vec_pretty(kept)?;
+        if std::fs::read(&self.snapshot).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        let new = self.snapshot.with_extension("new");
+        std::fs::write(&new, text)?;
+        std::fs::rename(new, &self.snapshot)
+    }
+
+    fn read_snapshot(&self) -> Option<Kept> {
+        serde_json::from_slice(&std::fs::read(&self.snapshot).ok()?).ok()
+    }
+
+    async fn destinations(&self) -> Result<Vec<DestinationConfig>, RoutingError> {
         let rows = Sql::new("SELECT name, definition FROM destinations ORDER BY name");
         definitions(rows.fetch_all(self.store.reader()).await?)
     }
@@ -70,8 +135,7 @@ impl Routing {
         self.set_paused(name, None).await
     }
 
-    /// By AE title.
-    pub async fn peers(&self) -> Result<Vec<PeerConfig>, RoutingError> {
+    async fn peers(&self) -> Result<Vec<PeerConfig>, RoutingError> {
         let rows = Sql::new("SELECT ae_title AS name, definition FROM peers ORDER BY ae_title");
         definitions(rows.fetch_all(self.store.reader()).await?)
     }
@@ -90,8 +154,7 @@ impl Routing {
         self.remove(ae_title, sql).await
     }
 
-    /// Names of paused destinations.
-    pub async fn paused(&self) -> Result<Vec<String>, RoutingError> {
+    async fn paused(&self) -> Result<Vec<String>, RoutingError> {
         let rows = Sql::new("SELECT name FROM paused_destinations ORDER BY name");
         let rows = rows.fetch_all(self.store.reader()).await?;
         Ok(rows.iter().map(|row| row.try_get("name")).collect::<Result<_, _>>()?)
@@ -157,7 +220,7 @@ mod tests {
         let url = crate::store::dialect::sqlite_url(&dir.path().join("relaypacs.db"));
         let store = Store::open(&url, None, 2).await.unwrap();
         store.migrate_up().await.unwrap();
-        Routing::new(store)
+        Routing::new(store, dir.path().join("routing.json"))
     }
 
     fn destination(name: &str) -> DestinationConfig {
@@ -195,6 +258,20 @@ mod tests {
         routing.set_paused("a", Some(Millis(1))).await.unwrap();
         routing.remove_destination("a").await.unwrap();
         assert!(routing.paused().await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn while_the_database_is_down_what_was_last_read_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let routing = routing(&dir).await;
+        routing.add_destination(&destination("a"), Millis(1)).await.unwrap();
+        assert_eq!(routing.kept().await.unwrap().destinations.len(), 1);
+        // Nobody listens on port 1.
+        let down = Store::open("postgres://relaypacs@127.0.0.1:1/none", None, 2).await.unwrap();
+        let without = Routing::new(down.clone(), dir.path().join("routing.json"));
+        assert_eq!(without.kept().await.unwrap().destinations[0].name, "a");
+        let never_read = Routing::new(down, dir.path().join("no-such-file"));
+        assert!(matches!(never_read.kept().await, Err(RoutingError::Store(StoreError::Unavailable(_)))));
     }
 
     #[tokio::test]

@@ -86,3 +86,17 @@ fn a_spool_that_can_not_be_written_exits_with_75() {
     let (code, error) = binary.fails(&["serve"]);
     assert_eq!(code, 75, "{error}");
 }
+
+#[test]
+fn a_node_that_started_before_starts_while_its_database_is_down() {
+    let binary = Binary::new();
+    drop(binary.serve());
+    // Nobody listens on port 1: PostgreSQL is down, for all that the node can tell.
+    let mut command = binary.command(&["serve"]);
+    command.env("RELAYPACS__DATABASE__URL", "postgres://relaypacs@127.0.0.1:1/none");
+    let node = binary.wait_for(command);
+    assert!(node.log().contains("starting without it"), "{}", node.log());
+    assert_eq!(binary.ok(&["healthcheck"]), "ready, without its database\n");
+    node.signal(Signal::TERM);
+    assert_eq!(node.wait(), Some(0));
+}

@@ -54,8 +54,13 @@ impl Binary {
 
     /// Starts the node and waits until it is healthy.
     pub fn serve(&self) -> Serving<'_> {
+        self.wait_for(self.command(&["serve"]))
+    }
+
+    /// As [`Binary::serve`], with a command of one's own.
+    pub fn wait_for(&self, mut command: Command) -> Serving<'_> {
         let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
-        let child = self.command(&["serve"]).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut serving = Serving { binary: self, child };
         serving.wait_until_healthy();
         serving
