@@ -13,13 +13,15 @@ import sys
 import tempfile
 import time
 
-from real_files.collection import COLUMNS, EXPECTED, expected, files
+from real_files.collection import COLUMNS, DICOMDIR, EXPECTED, TEXT, TRUNCATED, expected, files, peek
 from real_files.doors import STORED, c_store, stow
 from subject import Orthanc, RelayPacs
 
+MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 HEAD = """\
 # What becomes of each real file. c_store and stow: "stored", or "refused" with the status (C-STORE) or FailureReason
-# (STOW). archive: what Debian's Orthanc 1.10.1 does when it is sent there: "keeps", "refuses CODE", "dies", "changes".
+# (STOW). archive: what Debian's Orthanc 1.10.1 does when it is sent there: "keeps", "refuses CODE", "aborts",
+# "dies", "changes".
 """
 
 
@@ -36,7 +38,7 @@ def archive_outcomes(wanted):
             orthanc.remove()
             orthanc = Orthanc().start()
         elif outcome != STORED:
-            found[file.sha256] = outcome.replace("refused", "refuses")
+            found[file.sha256] = outcome.replace("refused", "refuses").replace("abort", "aborts")
         else:
             identifier = orthanc.instances().get(file.instance.sop_instance)
             same = identifier and not difference(file.instance, orthanc.file(identifier))
@@ -45,6 +47,23 @@ def archive_outcomes(wanted):
                 orthanc.http.delete(f"{orthanc.rest}/instances/{identifier}", timeout=30)
     orthanc.remove()
     return found
+
+
+def why(file, c_store_outcome, comment):
+    """Why it is refused, in words: what the file lacks; else what the node said."""
+    if c_store_outcome == STORED:
+        return ""
+    header = peek(file.data)
+    if file.data[:64].decode("latin-1").isprintable() or file.data.startswith(b"#"):
+        return TEXT
+    if file.instance.sop_class == MEDIA_STORAGE_DIRECTORY:
+        return DICOMDIR
+    if "ends inside" in comment:
+        return TRUNCATED
+    for keyword in ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        if not header.get(keyword):
+            return f"no {keyword}"
+    return comment
 
 
 def main():
@@ -66,7 +85,7 @@ def main():
                 "c_store": by_dimse,
                 "stow": stow(web, file.data),
                 "archive": before.get(file.sha256, {}).get("archive", ""),
-                "reason": comment,
+                "reason": why(file, by_dimse, comment),
             }
         )
     dimse.remove()

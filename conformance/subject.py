@@ -93,11 +93,11 @@ class Started(Subject):
 
     def spawn(self, command):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAYPACS_")}
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, (self.folder / "out").open("ab") as out:
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=out,
                 stderr=log,
                 cwd=self.folder,
                 env=environment | self.environment,

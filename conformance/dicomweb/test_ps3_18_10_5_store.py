@@ -134,12 +134,17 @@ def test_an_unknown_transfer_syntax_fails_with_c122(subject):
 
 @pytest.mark.item(112)
 @pytest.mark.relaypacs
-def test_file_meta_that_disagrees_with_the_data_set_fails(subject):
+def test_the_data_set_says_which_object_it_is(subject):
+    """File meta that disagrees is common in real files, and replaced anyway."""
     one = instance()
-    lying = instances.replace(one, sop_instance=instances.new_uid())
+    lying = instances.replace(one, sop_instance=instances.new_uid(), sop_class="1.2.840.10008.5.1.4.1.1.4")
     response = stow(subject, [lying])
-    assert response.status_code == 409
-    assert values(items(response, FAILED)[0], REASON)[0] >> 8 == 0xA9
+    assert response.status_code == 200 and uids(response, REFERENCED) == [one.sop_instance]
+    clients.indexed(subject, [one])
+    (file,) = clients.retrieve(subject, one.path)
+    meta, data = split_part10(file)
+    assert meta[3].rstrip(b"\0").decode() == one.sop_instance and data == one.data_set
+    assert meta[2].rstrip(b"\0").decode() == one.sop_class
 
 
 @pytest.mark.item(112)

@@ -153,6 +153,7 @@ def test_health_asks_for_no_credentials(subject, path):
 
 def test_metrics_are_on_their_own_listener_only(subject):
     assert request(subject, "GET", "/metrics").status_code in (401, 404)
+    clients.store_all(subject, [instances.instance()])
     text = subject.metrics()
     for name in ("relaypacs_instances_received_total", "relaypacs_association_active", "relaypacs_spool_objects"):
         assert name in text
@@ -161,7 +162,7 @@ def test_metrics_are_on_their_own_listener_only(subject):
 def test_readiness_names_each_dependency(subject):
     response = request(subject, "GET", "/health/ready")
     assert response.status_code == 200
-    for word in ("spool", "database"):
+    for word in ("log", "database"):
         assert word in response.text
 
 

@@ -16,6 +16,9 @@ from instances import Instance, new_uid, sha256, split_part10
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 EXPECTED = pathlib.Path(__file__).resolve().parent.parent / "expected.tsv"
+# Reasons of expected.tsv for what is no SOP instance, or not one in full: it is not to be stored by anybody.
+TEXT, DICOMDIR, TRUNCATED = "no DICOM: text", "DICOMDIR: no storage SOP class", "truncated: ends inside an element"
+NO_IDENTITY = "no SOPInstanceUID"
 COLUMNS = ["sha256", "file", "c_store", "stow", "archive", "reason"]
 
 
