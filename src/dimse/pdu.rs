@@ -105,6 +105,12 @@ pub enum Incoming {
     Other(Pdu),
 }
 
+impl Incoming {
+    pub fn is_abort(&self) -> bool {
+        matches!(self, Incoming::Other(Pdu::AbortRQ { .. }))
+    }
+}
+
 /// What went wrong on the stream; `Protocol` says with which A-ABORT to answer (PS3.8 §9.3.8).
 #[derive(Debug, Error)]
 pub enum PduError {

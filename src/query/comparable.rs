@@ -1,7 +1,7 @@
 //! Values in the form they are compared in: names folded, dates and times in full so that their
 //! text sorts as they do. Used by matching and by the index, which keeps these forms in columns.
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveDateTime, TimeDelta};
 use dicom_core::VR;
 use unicode_normalization::UnicodeNormalization;
 
@@ -87,10 +87,10 @@ fn time(text: &str) -> Option<Span> {
     valid.then(|| complete(clock, fraction, "000000", "235959"))
 }
 
-/// `YYYY[MM[DD[HH[MM[SS[.F…]]]]]][&ZZXX]` (PS3.5 §6.2, DT). The offset from UTC is not regarded:
-/// most values have none, and one with can't be compared with one without.
+/// `YYYY[MM[DD[HH[MM[SS[.F…]]]]]][&ZZXX]` (PS3.5 §6.2, DT). A value with an offset from UTC is
+/// moved to UTC; one without is compared as it stands.
 fn date_time(text: &str) -> Option<Span> {
-    let local = without_offset(text)?;
+    let (local, offset) = split_offset(text)?;
     let (moment, fraction) = split_fraction(local)?;
     let (day, clock) = moment.split_at_checked(moment.len().min(8))?;
     let whole_day = match day.len() {
@@ -104,17 +104,33 @@ fn date_time(text: &str) -> Option<Span> {
     if !clock.is_empty() {
         time(clock)?;
     }
-    Some(complete(moment, fraction, "00000101000000", "99991231235959"))
+    let Span { first, last } = complete(moment, fraction, "00000101000000", "99991231235959");
+    Some(Span { first: to_utc(first, offset), last: to_utc(last, offset) })
 }
 
-/// Cuts off `+HHMM` or `-HHMM` within -1200 and +1400. `None`: what follows the sign is no offset.
-fn without_offset(text: &str) -> Option<&str> {
-    let Some(at) = text.find(['+', '-']) else { return Some(text) };
+/// A moment in full, `offset` minutes ahead of UTC. A leap second, and the 31st that stands for the
+/// end of a shorter month, are no moments of a calendar and stay.
+fn to_utc(moment: String, offset: i64) -> String {
+    let (whole, fraction) = moment.split_at(moment.len().min(14));
+    match NaiveDateTime::parse_from_str(whole, "%Y%m%d%H%M%S") {
+        Ok(local) if offset != 0 => {
+            let utc = local - TimeDelta::minutes(offset);
+            format!("{}{fraction}", utc.format("%Y%m%d%H%M%S"))
+        }
+        _ => moment,
+    }
+}
+
+/// Cuts off `+HHMM` or `-HHMM` within -1200 and +1400, in minutes. `None`: what follows the sign is
+/// no offset.
+fn split_offset(text: &str) -> Option<(&str, i64)> {
+    let Some(at) = text.find(['+', '-']) else { return Some((text, 0)) };
     let (moment, offset) = text.split_at(at);
-    let number: u32 =
+    let number: i64 =
         offset.get(1..).filter(|digits| digits.len() == 4 && is_digits(digits))?.parse().ok()?;
-    let limit = if offset.starts_with('-') { 1200 } else { 1400 };
-    (number <= limit && number % 100 < 60).then_some(moment)
+    let (sign, limit) = if offset.starts_with('-') { (-1, 1200) } else { (1, 1400) };
+    let minutes = sign * (number / 100 * 60 + number % 100);
+    (number <= limit && number % 100 < 60).then_some((moment, minutes))
 }
 
 fn split_fraction(text: &str) -> Option<(&str, Option<&str>)> {
@@ -148,6 +164,14 @@ fn is_digits(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_with_an_offset_are_compared_in_utc() {
+        let first = |text| span(VR::DT, text).map(|span| span.first);
+        assert_eq!(first("20240110013000+0100").as_deref(), Some("20240110003000.000000"));
+        assert_eq!(first("20231231233000.5-0100").as_deref(), Some("20240101003000.500000"));
+        assert_eq!(first("20240110013000+0160"), None);
+    }
 
     fn bounds(vr: VR, text: &str) -> Option<(String, String)> {
         span(vr, text).map(|span| (span.first, span.last))

@@ -222,6 +222,8 @@ async fn receive_request(pdus: &mut PduStream) -> Result<AssociateRequest, PduEr
     let malformed = |what| PduError::Protocol { what, abort: AbortReason::SERVICE_USER };
     match pdus.receive().await? {
         Incoming::AssociateRequest(request) => Ok(request),
+        // AA-2: nothing to answer.
+        other if other.is_abort() => Err(PduError::Aborted),
         _ => Err(malformed("the first PDU is not an A-ASSOCIATE-RQ")),
     }
 }
