@@ -14,6 +14,12 @@ impl Millis {
         Millis(self.0.saturating_add(duration.as_millis().min(u128::from(u64::MAX)) as u64))
     }
 
+    /// RFC 3339, with any offset.
+    pub fn parse(text: &str) -> Option<Millis> {
+        let at = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+        u64::try_from(at.timestamp_millis()).ok().map(Millis)
+    }
+
     pub fn since(self, earlier: Millis) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
@@ -26,6 +32,42 @@ impl std::fmt::Display for Millis {
         match at {
             Some(at) => f.write_str(&at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)),
             None => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+/// For what people and other programs read: RFC 3339 instead of a number.
+pub mod rfc3339 {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Millis;
+
+    pub fn serialize<S: Serializer>(at: &Millis, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(at)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Millis, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Millis::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a time")))
+    }
+
+    /// As its parent, where there may be none.
+    pub mod option {
+        use serde::{Deserialize, Deserializer, Serializer};
+
+        use super::Millis;
+
+        pub fn serialize<S: Serializer>(at: &Option<Millis>, serializer: S) -> Result<S::Ok, S::Error> {
+            match at {
+                Some(at) => serializer.collect_str(at),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Millis>, D::Error> {
+            let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+            let at = Millis::parse(&text);
+            at.map(Some).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a time")))
         }
     }
 }
@@ -56,5 +98,18 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Millis {
         Millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_as_it_is_written() {
+        let at = Millis(1_795_387_879_982);
+        assert_eq!(Millis::parse(&at.to_string()), Some(at));
+        assert_eq!(Millis::parse("1970-01-01T01:00:01+01:00"), Some(Millis(1000)));
+        assert_eq!(Millis::parse("yesterday"), None);
     }
 }

@@ -206,7 +206,7 @@ async fn carry_out(command: DestinationCommand, client: &Client) -> anyhow::Resu
             println!("resumed {name}");
         }
         DestinationCommand::Backfill { name, since } => {
-            let body = serde_json::json!({ "since": moment(&since, Direction::Back)? });
+            let body = serde_json::json!({ "since": moment(&since, Direction::Back)?.to_string() });
             let done: Backfilled = client.post(&path(&name, "/backfill"), &body).await?.json().await?;
             println!("queued {} objects for {name}", done.queued);
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::client::{Client, segment};
 use super::output::{self, Row};
 use crate::auth::Scope;
-use crate::clock::{Clock, Millis, SystemClock};
+use crate::clock::{Clock, Millis, SystemClock, rfc3339};
 use crate::config::{Config, units};
 use crate::lifecycle::Exit;
 
@@ -43,6 +43,7 @@ pub struct AddArgs {
 struct NewKey<'a> {
     name: &'a str,
     scopes: &'a [Scope],
+    #[serde(with = "rfc3339::option")]
     expires_at: Option<Millis>,
 }
 
@@ -56,8 +57,11 @@ struct KeyLine {
     id: String,
     name: String,
     scopes: Vec<Scope>,
+    #[serde(with = "rfc3339")]
     created_at: Millis,
+    #[serde(with = "rfc3339::option")]
     expires_at: Option<Millis>,
+    #[serde(with = "rfc3339::option")]
     revoked_at: Option<Millis>,
 }
 
@@ -111,8 +115,8 @@ pub enum Direction {
 
 /// A moment as people write it: RFC 3339, or a duration from now.
 pub fn moment(text: &str, direction: Direction) -> anyhow::Result<Millis> {
-    if let Ok(at) = chrono::DateTime::parse_from_rfc3339(text) {
-        return Ok(Millis(u64::try_from(at.timestamp_millis())?));
+    if let Some(at) = Millis::parse(text) {
+        return Ok(at);
     }
     let Some(duration) = units::duration::parse(text) else {
         anyhow::bail!("{text:?} is neither a time such as 2027-01-31T00:00:00Z nor a while such as 24h");

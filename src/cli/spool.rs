@@ -49,7 +49,10 @@ impl Row for EntryLine {
         let deliveries: Vec<String> = self
             .deliveries
             .iter()
-            .map(|delivery| format!("{}:{:?}", delivery.destination, delivery.state).to_lowercase())
+            .map(|delivery| {
+                let state = format!("{:?}", delivery.state).to_lowercase();
+                format!("{}:{state}", delivery.destination)
+            })
             .collect();
         let deliveries = match (self.conflict, self.routed, deliveries.is_empty()) {
             (true, ..) => "held: conflict".to_owned(),

@@ -6,19 +6,41 @@ use poem::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, ControlError, json, lines};
-use crate::auth::Scope;
-use crate::clock::Millis;
+use crate::auth::{KeyInfo, Scope};
+use crate::clock::{Millis, rfc3339};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewKey {
     pub name: String,
     pub scopes: Vec<Scope>,
+    #[serde(with = "rfc3339::option")]
     pub expires_at: Option<Millis>,
+}
+
+/// A key as `key list` shows it.
+#[derive(Serialize)]
+struct KeyLine {
+    id: String,
+    name: String,
+    scopes: Vec<Scope>,
+    #[serde(with = "rfc3339")]
+    created_at: Millis,
+    #[serde(with = "rfc3339::option")]
+    expires_at: Option<Millis>,
+    #[serde(with = "rfc3339::option")]
+    revoked_at: Option<Millis>,
+}
+
+impl From<KeyInfo> for KeyLine {
+    fn from(key: KeyInfo) -> Self {
+        let KeyInfo { id, name, scopes, created_at, expires_at, revoked_at } = key;
+        Self { id, name, scopes, created_at, expires_at, revoked_at }
+    }
 }
 
 #[handler]
 pub async fn list(Data(control): Data<&Control>) -> Answer {
-    Ok(lines(control.keys.list().await?))
+    Ok(lines(control.keys.list().await?.into_iter().map(KeyLine::from)))
 }
 
 #[handler]

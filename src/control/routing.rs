@@ -7,7 +7,7 @@ use poem::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, ControlError, Running, json, lines};
-use crate::clock::Millis;
+use crate::clock::{Millis, rfc3339};
 use crate::config::{self, Config, DestinationConfig, PeerConfig};
 use crate::forward::{ConfiguredDestination, DestinationStatus, Setup};
 use crate::spool::DeliveryState;
@@ -23,6 +23,7 @@ pub struct PeerLine {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Backfill {
+    #[serde(with = "rfc3339")]
     pub since: Millis,
 }
 

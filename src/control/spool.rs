@@ -8,8 +8,8 @@ use poem::{Body, Response, handler};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, ControlError, json, streamed};
-use crate::clock::Millis;
-use crate::spool::{Delivery, EntryId, EntryState, ObjectReader, Spool, SpoolError};
+use crate::clock::{Millis, rfc3339};
+use crate::spool::{Delivery, DeliveryState, EntryId, EntryState, ObjectReader, Spool, SpoolError};
 use crate::telemetry::metrics;
 
 const PAGE: usize = 500;
@@ -24,10 +24,39 @@ pub struct EntryLine {
     pub data_set_sha256: String,
     /// Bytes of its Part 10 file.
     pub size: u64,
+    #[serde(with = "rfc3339")]
     pub received_at: Millis,
     pub conflict: bool,
     pub routed: bool,
-    pub deliveries: Vec<Delivery>,
+    pub deliveries: Vec<DeliveryLine>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeliveryLine {
+    pub destination: String,
+    pub state: DeliveryState,
+    #[serde(with = "rfc3339")]
+    pub since: Millis,
+    /// When it may be tried next, where it waits.
+    #[serde(with = "rfc3339::option")]
+    pub due: Option<Millis>,
+    /// Permanent refusals so far.
+    pub attempts: u32,
+    pub reason: Option<String>,
+}
+
+impl From<Delivery> for DeliveryLine {
+    fn from(delivery: Delivery) -> Self {
+        let waits = matches!(delivery.state, DeliveryState::Queued | DeliveryState::Deferred);
+        Self {
+            due: waits.then_some(delivery.due),
+            destination: delivery.destination,
+            state: delivery.state,
+            since: delivery.since,
+            attempts: delivery.attempts,
+            reason: delivery.reason,
+        }
+    }
 }
 
 /// What `spool verify` says: each damaged entry, then the sum.
@@ -49,7 +78,7 @@ impl EntryLine {
             received_at: state.received_at,
             conflict: state.conflict,
             routed: state.routed,
-            deliveries: state.deliveries,
+            deliveries: state.deliveries.into_iter().map(DeliveryLine::from).collect(),
         }
     }
 }

@@ -89,6 +89,7 @@ pub struct DestinationStatus {
     pub up: bool,
     /// Why it is down, and when it is tried next.
     pub reason: Option<String>,
+    #[serde(with = "crate::clock::rfc3339::option")]
     pub next_try: Option<Millis>,
     pub queued: u64,
     pub sent: u64,

@@ -14,6 +14,7 @@ fn keys_peers_and_destinations(binary: &Binary) {
     assert!(key.starts_with("rp_") && key.lines().count() == 1, "{key}");
     let listed = json_lines(&binary.ok(&["key", "list", "--json"]));
     let id = listed.last().unwrap()["id"].as_str().unwrap().to_owned();
+    assert!(listed[0]["expires_at"].as_str().unwrap().ends_with('Z'), "{listed:?}");
     assert!(key.contains(&id) && !listed.last().unwrap().to_string().contains(key.trim()), "{listed:?}");
     binary.ok(&["key", "revoke", &id]);
     assert_eq!(binary.fails(&["key", "revoke", "no-such-key"]).0, 1);
