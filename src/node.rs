@@ -109,6 +109,7 @@ impl Node {
             keys: self.foundation.keys.clone(),
             public_url: self.addresses.public_url.clone(),
             limits: config.limits.clone(),
+            part_buffers: http::PartBuffers::default(),
             dependencies: observe::dependencies(&self.foundation, &self.running),
         });
         for listener in http {

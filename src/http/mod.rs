@@ -15,5 +15,6 @@ pub mod server;
 pub mod socket;
 pub mod state;
 
+pub use dicomweb::PartBuffers;
 pub use server::serve;
 pub use state::{HttpState, Probe};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::dicomweb::PartBuffers;
 use super::health::Dependency;
 use crate::auth::Keys;
 use crate::config::LimitsConfig;
@@ -23,6 +24,7 @@ pub struct HttpState {
     /// because `Host` is the client's claim.
     pub public_url: String,
     pub limits: LimitsConfig,
+    pub part_buffers: PartBuffers,
     /// Dependencies other than the log, which readiness asks itself.
     pub dependencies: Probe,
 }

@@ -67,11 +67,11 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
-/// A token as it stands (leniently: DICOM clients leave `application/dicom` unquoted), or a
-/// quoted string without its quotes.
+/// A token as it stands (leniently: DICOM clients leave `application/dicom` unquoted, or the value
+/// out), or a quoted string without its quotes.
 fn unquote(value: &str) -> Option<String> {
     let Some(inner) = value.strip_prefix('"') else {
-        return (!value.is_empty() && !value.contains('"')).then(|| value.to_owned());
+        return (!value.contains('"')).then(|| value.to_owned());
     };
     let inner = inner.strip_suffix('"')?;
     let (mut text, mut escaped) = (String::with_capacity(inner.len()), false);
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn malformed_types_are_none() {
-        for text in ["", "text", "/x", "a/", "a b/c", r#"a/b; x="open"#, "a/b; x="] {
+        for text in ["", "text", "/x", "a/", "a b/c", r#"a/b; x="open"#, "a/b; x"] {
             assert_eq!(MediaType::parse(text), None, "{text:?}");
         }
     }

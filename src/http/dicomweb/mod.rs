@@ -17,8 +17,11 @@ mod resource;
 mod search_parameters;
 pub mod stow;
 mod stow_answer;
+mod stow_session;
 mod syntaxes;
 pub mod wado;
+
+pub use stow_session::PartBuffers;
 
 /// Query parameters in their order, names and values decoded. `+` stays what it is: DICOM dates
 /// carry it in time zones (PS3.18 §8.2 follows RFC 3986, not HTML forms).

@@ -64,11 +64,15 @@ impl Search {
         match name {
             "accept" => {}
             "limit" => {
-                let limit = whole_number("limit", value)?;
+                // Too long for us, it is still a number, and more than any page.
+                let limit = whole_number("limit", value)?.unwrap_or(u64::MAX);
                 self.is_capped = limit > most_rows as u64;
                 self.query.page.limit = limit.min(most_rows as u64) as usize;
             }
-            "offset" => self.query.page.offset = whole_number("offset", value)?,
+            "offset" => {
+                let offset = whole_number("offset", value)?;
+                self.query.page.offset = offset.ok_or_else(|| bad_parameter("offset is too large."))?;
+            }
             "fuzzymatching" => match value {
                 "true" => self.warnings.add(NO_FUZZY_MATCHING),
                 "false" => {}
@@ -117,12 +121,12 @@ impl Search {
     }
 }
 
-/// Digits only. One that is too long for us is still a number, and larger than any page.
-fn whole_number(name: &str, text: &str) -> Result<u64, ApiError> {
+/// Digits only; `None` when there are too many of them.
+fn whole_number(name: &str, text: &str) -> Result<Option<u64>, ApiError> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(bad_parameter(&format!("{name} is a whole number, not negative.")));
     }
-    Ok(text.parse().unwrap_or(u64::MAX))
+    Ok(text.parse().ok())
 }
 
 fn bad_parameter(detail: &str) -> ApiError {
@@ -218,7 +222,15 @@ mod tests {
 
     #[test]
     fn pages_are_whole_numbers_and_have_a_cap() {
-        for bad in ["limit=-1", "limit=", "limit=1e12", "offset=1.5", "offset=-1", "fuzzymatching=maybe"] {
+        for bad in [
+            "limit=-1",
+            "limit=",
+            "limit=1e12",
+            "offset=1.5",
+            "offset=-1",
+            "fuzzymatching=maybe",
+            "offset=99999999999999999999999",
+        ] {
             assert_eq!(code(bad), "BAD_PARAMETER", "{bad}");
         }
         let capped = parse("limit=99999999999999999999999").unwrap();
