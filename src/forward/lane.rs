@@ -2,7 +2,7 @@
 //! records. Lanes share nothing but the spool, so one that is stuck slows no other.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -55,6 +55,8 @@ pub struct Lane {
     searching: tokio::sync::Mutex<()>,
     looked_ahead: tokio::sync::Mutex<Option<Instant>>,
     answered: mpsc::Sender<Answered>,
+    /// Position after the newest outcome.
+    last_answer: AtomicU64,
 }
 
 /// An object whose outcome is in the log but perhaps not yet in the projection: it stays in hand
@@ -112,6 +114,7 @@ impl Lane {
             searching: tokio::sync::Mutex::new(()),
             looked_ahead: tokio::sync::Mutex::new(None),
             answered,
+            last_answer: AtomicU64::new(0),
         });
         (lane, settling)
     }
@@ -271,6 +274,12 @@ impl Lane {
         taken
     }
 
+    /// Waits, when the lane has stopped, until the projection knows all that it did: who takes its
+    /// place must not do it again.
+    pub async fn settled(&self) -> Result<(), SpoolError> {
+        self.spool.applied(LogPosition(self.last_answer.load(Ordering::Acquire))).await
+    }
+
     /// How long an idle worker may sleep.
     pub fn nap(&self) -> Duration {
         let now = Instant::now();
@@ -350,6 +359,7 @@ impl Lane {
     async fn answered(&self, work: Taken, outcome: Outcome) -> Result<(), SpoolError> {
         let sent = matches!(outcome, Outcome::Sent | Outcome::SentUnproven { .. });
         let position = self.append(work.delivery.entry, outcome).await?;
+        self.last_answer.fetch_max(position.0, Ordering::AcqRel);
         // Nobody listens any more only when the lane has stopped.
         let _ = self.answered.send(Answered { work, position, sent }).await;
         Ok(())

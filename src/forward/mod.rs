@@ -154,7 +154,8 @@ impl Inner {
         self.unrouted.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn start_lane(&self, destination: Destination, from_file: bool, paused: bool) -> Running {
+    fn start_lane(&self, wanted: Wanted) -> Running {
+        let Wanted { destination, from_file, paused } = wanted;
         let (lane, settling) = Lane::new(self.spool.clone(), &self.options, destination, from_file, paused);
         let tasks = TaskTracker::new();
         tasks.spawn(Arc::clone(&lane).settle(settling));
@@ -194,9 +195,28 @@ impl Forward {
         });
         let forward = Forward { inner };
         forward.replace(setup).await?;
+        forward.warn_of_abandoned();
         forward.inner.router.spawn(router::run(Arc::clone(&forward.inner), position));
         forward.inner.router.close();
         Ok(forward)
+    }
+
+    /// Deliveries to a destination that the file does not name any more wait for ever, and hold
+    /// their objects: that should not go unnoticed.
+    fn warn_of_abandoned(&self) {
+        let counts = self.inner.spool.counts();
+        let lanes = self.inner.lanes.read();
+        let open = [DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Poisoned];
+        for name in counts.deliveries.keys().filter(|name| !lanes.contains_key(*name)) {
+            let waiting: u64 = open.iter().map(|state| counts.of(name, *state)).sum();
+            if waiting > 0 {
+                tracing::warn!(
+                    destination = name,
+                    waiting,
+                    "deliveries wait for a destination that is not configured"
+                );
+            }
+        }
     }
 
     /// Puts another setup in force. Destinations whose settings did not change keep their
@@ -205,18 +225,8 @@ impl Forward {
         let inner = &self.inner;
         let _alone = inner.changing.lock().await;
         let version = setup.version();
-        let mut wanted = BTreeMap::new();
-        let mut names = Vec::new();
-        for configured in setup.destinations {
-            let destination = Destination::new(configured.config, &inner.options.ae_title)
-                .map_err(ForwardError::Refused)?;
-            let name = destination.name.clone();
-            names.push(name.clone());
-            if wanted.insert(name, (destination, configured.from_file, configured.paused)).is_some() {
-                return Err(ForwardError::Refused("two destinations have the same name".into()));
-            }
-        }
-        let rules = Rules::new(names, setup.rules).map_err(ForwardError::Refused)?;
+        let rules = setup.rules()?;
+        let mut wanted = setup.checked(&inner.options.ae_title)?;
         for running in inner.all() {
             if !wanted.contains_key(running.lane.name()) {
                 self.refuse_if_open(&running.lane).await?;
@@ -224,28 +234,22 @@ impl Forward {
         }
         // From here on it succeeds: nothing new is routed to what goes, then it stops.
         *inner.rules.write() = rules;
-        let policy = |destination: &Destination| DeliveryPolicy {
-            required: destination.config.required,
-            success_is_proof: destination.verify == Verify::None,
-        };
-        let policies = wanted.iter().map(|(name, (destination, ..))| (name.clone(), policy(destination)));
-        inner.spool.set_policies(policies.collect());
         inner.rule_set.store(version, Ordering::Relaxed);
+        inner
+            .spool
+            .set_policies(wanted.iter().map(|(name, wanted)| (name.clone(), wanted.policy())).collect());
         for running in inner.all() {
             let name = running.lane.name().to_owned();
-            let same = wanted.get(&name).is_some_and(|(destination, from_file, _)| {
-                same_settings(&destination.config, &running.lane.destination.config)
-                    && *from_file == running.lane.from_file
-            });
-            if same {
+            if wanted.get(&name).is_some_and(|wanted| wanted.is(&running.lane)) {
                 wanted.remove(&name);
-            } else {
-                inner.lanes.write().remove(&name);
-                running.stop(GRACE).await;
+                continue;
             }
+            inner.lanes.write().remove(&name);
+            running.stop(GRACE).await;
+            running.lane.settled().await?;
         }
-        for (name, (destination, from_file, paused)) in wanted {
-            let running = inner.start_lane(destination, from_file, paused);
+        for (name, wanted) in wanted {
+            let running = inner.start_lane(wanted);
             inner.lanes.write().insert(name, running);
         }
         Ok(())
@@ -394,7 +398,45 @@ fn status(lane: &Lane) -> DestinationStatus {
     }
 }
 
+/// A destination of a new setup, checked.
+struct Wanted {
+    destination: Destination,
+    from_file: bool,
+    paused: bool,
+}
+
+impl Wanted {
+    /// Whether this lane serves it already.
+    fn is(&self, lane: &Lane) -> bool {
+        self.from_file == lane.from_file && same_settings(&self.destination.config, &lane.destination.config)
+    }
+
+    fn policy(&self) -> DeliveryPolicy {
+        DeliveryPolicy {
+            required: self.destination.config.required,
+            success_is_proof: self.destination.verify == Verify::None,
+        }
+    }
+}
+
 impl Setup {
+    fn rules(&self) -> Result<Rules, ForwardError> {
+        let names = self.destinations.iter().map(|configured| configured.config.name.clone());
+        Rules::new(names.collect(), self.rules.clone()).map_err(ForwardError::Refused)
+    }
+
+    fn checked(self, own: &AeTitle) -> Result<BTreeMap<String, Wanted>, ForwardError> {
+        let mut checked = BTreeMap::new();
+        for ConfiguredDestination { config, from_file, paused } in self.destinations {
+            let destination = Destination::new(config, own).map_err(ForwardError::Refused)?;
+            let name = destination.name.clone();
+            if checked.insert(name.clone(), Wanted { destination, from_file, paused }).is_some() {
+                return Err(ForwardError::Refused(format!("two destinations are called {name:?}")));
+            }
+        }
+        Ok(checked)
+    }
+
     /// The same rules and destinations have the same version, also after a restart.
     fn version(&self) -> u64 {
         let names: Vec<&str> =

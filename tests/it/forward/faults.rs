@@ -7,7 +7,7 @@ use relaypacs::spool::DeliveryState;
 
 use super::archive::{Archive, Mode};
 use super::bench::{Bench, dimse, eventually};
-use super::instance::{Instance, instance};
+use super::instance::{Instance, instance, instance_of};
 
 fn instances(count: u32) -> Vec<Instance> {
     (0..count).map(|number| instance(number, 2000)).collect()
@@ -89,6 +89,22 @@ async fn an_archive_that_refuses_everything_poisons_nothing() {
     assert_eq!(bench.count("a", DeliveryState::Poisoned), 0);
     archive.set(Mode::Take);
     bench.until("a", DeliveryState::Sent, 3).await;
+    forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_class_that_the_archive_does_not_take_is_deferred_and_blocks_nobody() {
+    const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
+    let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
+    archive.state.lock().without.insert(MR.into());
+    let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
+    let unwanted = bench.receive(&instance_of(MR, 100, 100)).await;
+    bench.receive_all(&instances(5)).await;
+    bench.until("a", DeliveryState::Sent, 5).await;
+    bench.until("a", DeliveryState::Deferred, 1).await;
+    let reason = bench.delivery(unwanted, "a").await.unwrap().reason.unwrap();
+    assert!(reason.contains("presentation context"), "{reason}");
+    assert!(forward.destinations()[0].up);
     forward.stop(Duration::from_secs(5)).await;
 }
 

@@ -10,11 +10,15 @@ pub struct Instance {
 
 /// A CT image of one of two series, with `padding` bytes of pixel data.
 pub fn instance(number: u32, padding: usize) -> Instance {
+    instance_of(CT, number, padding)
+}
+
+pub fn instance_of(sop_class: &'static str, number: u32, padding: usize) -> Instance {
     let uid = format!("1.2.826.0.1.3680043.10.1.{number}");
     let series = format!("1.2.826.0.1.3680043.10.2.{}", number % 2);
     let rows = (padding / 2).max(1);
     let mut data_set = [
-        text(0x0008, 0x0016, b"UI", CT),
+        text(0x0008, 0x0016, b"UI", sop_class),
         text(0x0008, 0x0018, b"UI", &uid),
         text(0x0008, 0x0060, b"CS", "CT"),
         text(0x0010, 0x0010, b"PN", "Test^Forward"),
@@ -37,7 +41,7 @@ pub fn instance(number: u32, padding: usize) -> Instance {
     data_set.extend(b"OW\0\0");
     data_set.extend((rows as u32 * 2).to_le_bytes());
     data_set.extend((0..rows * 2).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]));
-    Instance { uid, sop_class: CT, data_set }
+    Instance { uid, sop_class, data_set }
 }
 
 pub fn text(group: u16, element: u16, vr: &[u8; 2], value: &str) -> Vec<u8> {
