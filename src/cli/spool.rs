@@ -134,6 +134,8 @@ async fn verify(client: &Client, json: bool) -> anyhow::Result<Exit> {
 
 async fn export(client: &Client, dir: &Path, json: bool) -> anyhow::Result<Exit> {
     std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    let is_empty = std::fs::read_dir(dir)?.next().is_none();
+    anyhow::ensure!(is_empty, "{} is not empty", dir.display());
     let mut entries: Vec<(EntryId, String)> = Vec::new();
     let answer = client.get("/spool/entries").await?;
     answer
