@@ -23,7 +23,6 @@ from pynetdicom.sop_class import (
 import pdu
 from instances import sha256
 
-_config.UNRESTRICTED_STORAGE_SERVICE = True
 _config.LOG_HANDLER_LEVEL = "none"
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 
@@ -92,7 +91,7 @@ class Archive:
         application.maximum_associations = 64
         application.network_timeout = 60
         classes = self.abstract or [context.abstract_syntax for context in AllStoragePresentationContexts]
-        for uid in classes[:120]:
+        for uid in classes:
             application.add_supported_context(uid, AllTransferSyntaxes)
         application.add_supported_context(Verification)
         application.add_supported_context(PatientRootQueryRetrieveInformationModelFind)

@@ -7,6 +7,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 
+TRAILING_PADDING = 0xFFFCFFFC
+
 
 def difference(sent, file):
     """The first difference between an Instance as sent and a Part 10 file, in words; None when there is none."""
@@ -19,8 +21,8 @@ def difference(sent, file):
 
 def compare(left, right, where):
     for tag in sorted(set(left.keys()) | set(right.keys())):
-        if tag.element == 0:
-            continue  # group lengths say nothing (PS3.5 §7.2)
+        if tag.element == 0 or tag == TRAILING_PADDING:
+            continue  # they say nothing (PS3.5 §7.2, PS3.10 §7.2), and DCMTK as a sender leaves them out
         at = f"{where}{tag}"
         if tag not in right:
             return f"{at} is gone"

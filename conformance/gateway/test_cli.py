@@ -304,6 +304,15 @@ def test_send_takes_folders_and_another_calling_title(subject, tmp_path):
     assert {one.sop_instance for one in many} <= set(subject.held())
 
 
+def test_send_believes_the_data_set_not_the_file_meta(subject, tmp_path):
+    """Real files often disagree; storescu and the node's own doors go by the data set."""
+    one = instances.instance()
+    path = tmp_path / "renamed.dcm"
+    path.write_bytes(instances.replace(one, sop_instance=instances.new_uid()).part10)
+    subject.run("send", f"{subject.ae_title}@127.0.0.1:{subject.dicom_port}", path)
+    assert subject.held()[one.sop_instance] == [one.sha256]
+
+
 def test_a_peer_that_is_not_there_is_told(subject):
     for command in (["echo"], ["find", "--level", "STUDY", "-k", "PatientID"]):
         done = subject.run(command[0], f"X@127.0.0.1:{free_port()}", *command[1:], check=False)
