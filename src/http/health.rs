@@ -41,9 +41,9 @@ pub async fn live(_call: Call) -> Result<Response, ApiError> {
 /// receives waits in the log. 503 when it can't.
 pub async fn ready(call: Call) -> Result<Response, ApiError> {
     let mut dependencies = vec![match call.state.ingest.ready() {
-        Ok(()) => Dependency { name: "spool".into(), condition: Condition::Up, detail: None },
+        Ok(()) => Dependency { name: "log".into(), condition: Condition::Up, detail: None },
         Err(refusal) => Dependency {
-            name: "spool".into(),
+            name: "log".into(),
             condition: Condition::Down,
             detail: Some(refusal.code().to_owned()),
         },

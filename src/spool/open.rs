@@ -91,7 +91,12 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
     let (jobs, job_receiver) = bounded(JOBS);
     let (projector, published) = bounded(PUBLISHED);
     let (maintenance, wake) = bounded(1);
-    let end = LogPosition::at(head.segment.generation, head.offset);
+    // Nobody reaches the end of an empty log by following it, so it is where they begin.
+    let is_empty = head.sequence == 1;
+    let end = match is_empty {
+        true => LogPosition::default(),
+        false => LogPosition::at(head.segment.generation, head.offset),
+    };
     let room = Room::new(folders.large.clone(), options.inline_limit.min(options.segment_size / 4));
     let capacity = io_at(&options.dir, Capacity::of(&options.dir, segments.spare_bytes()))?;
     let index_cursor = AtomicU64::new(queue.cursor(Cursor::Index)?.0);

@@ -176,6 +176,17 @@ async fn concurrent_copies_of_one_object_are_acknowledged_and_held_once() {
     spool.close();
 }
 
+/// Whoever waits until a follower has come to the end must not wait for a fact that never was.
+#[test]
+fn an_empty_log_ends_where_followers_begin() {
+    let bench = Bench::new();
+    for _ in 0..2 {
+        let spool = bench.open();
+        assert_eq!(spool.durable_position(), LogPosition::default());
+        spool.close();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_see_facts_in_order_and_go_on_where_they_stopped() {
     let bench = Bench::new();

@@ -76,7 +76,7 @@ async fn readiness_has_a_line_for_each_dependency() {
     let door = door().await;
     let ready: serde_json::Value = door.get("/health/ready").send().await.unwrap().json().await.unwrap();
     assert_eq!(ready["status"], "degraded");
-    assert_eq!(ready["dependencies"][0]["name"], "spool");
+    assert_eq!(ready["dependencies"][0]["name"], "log");
     assert_eq!(ready["dependencies"][0]["condition"], "up");
     assert_eq!(ready["dependencies"][1]["condition"], "degraded");
 }
