@@ -325,7 +325,7 @@ impl Spool {
 
     pub fn status(&self) -> Status {
         let counts = self.counts();
-        let capacity = *self.shared.capacity.lock();
+        let capacity = self.shared.capacity_now();
         Status {
             objects: counts.objects,
             bytes: counts.bytes,

@@ -88,6 +88,13 @@ impl Shared {
         }
     }
 
+    /// How full the disk is at this moment: a fast sender fills it between two looks of maintenance,
+    /// and what is left above the critical watermark belongs to the projection.
+    pub fn capacity_now(&self) -> Capacity {
+        let now = Capacity::of(&self.options.dir, self.segments.spare_bytes());
+        now.unwrap_or_else(|_| *self.capacity.lock())
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
