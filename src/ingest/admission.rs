@@ -11,10 +11,9 @@ impl Ingest {
         if let Some(failure) = status.failure {
             return Err(Refusal::OutOfResources(format!("storage failure: {failure}")));
         }
-        let critical = self.spool.options().critical_watermark;
-        if status.capacity_ratio >= critical {
-            let percent = (critical * 100.0).round();
-            return Err(Refusal::OutOfResources(format!("the spool's disk is over {percent} % full")));
+        if status.full {
+            let percent = (status.capacity_ratio * 100.0).round();
+            return Err(Refusal::OutOfResources(format!("the spool's disk is {percent} % full")));
         }
         Ok(())
     }

@@ -160,6 +160,8 @@ pub struct Status {
     /// 0 to 1; the fuller of bytes and inodes.
     pub capacity_ratio: f64,
     pub free_bytes: u64,
+    /// Objects are refused for want of room.
+    pub full: bool,
     pub failure: Option<String>,
 }
 
@@ -325,7 +327,7 @@ impl Spool {
 
     pub fn status(&self) -> Status {
         let counts = self.counts();
-        let capacity = self.shared.capacity_now();
+        let (capacity, full) = self.shared.room_now();
         Status {
             objects: counts.objects,
             bytes: counts.bytes,
@@ -335,8 +337,14 @@ impl Spool {
             spare_segments: self.shared.segments.spare_count(),
             capacity_ratio: capacity.ratio,
             free_bytes: capacity.free_bytes,
+            full,
             failure: self.shared.failure(),
         }
+    }
+
+    /// An object did not fit: the disk counts as full until clearly more is free.
+    pub fn note_full(&self) {
+        self.shared.note_full();
     }
 
     pub fn options(&self) -> &SpoolOptions {

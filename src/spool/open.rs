@@ -118,6 +118,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         index_cursor,
         route_cursor,
         write_errors: Mutex::new(Vec::new()),
+        wanted_bytes: Mutex::new(None),
         closing: std::sync::atomic::AtomicBool::new(false),
         _lock: lock,
     });
