@@ -272,3 +272,66 @@ fn method_label(method: &Method) -> &'static str {
 pub fn trace_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Keys;
+    use crate::clock::SystemClock;
+    use crate::config::Config;
+    use crate::dicom::ScanLimits;
+    use crate::index::{Index, IndexOptions};
+    use crate::ingest::{Ingest, IngestOptions};
+    use crate::lifecycle::Stage;
+    use crate::spool::{Spool, SpoolOptions};
+    use crate::store::keys::KeyRows;
+    use crate::store::{Store, dialect};
+
+    async fn state(dir: &std::path::Path) -> Arc<HttpState> {
+        let config = Config::from_toml(&format!("[node]\ndata_dir = {dir:?}\n")).unwrap();
+        let options = SpoolOptions {
+            dir: dir.join("spool"),
+            inline_limit: 64 << 10,
+            segment_size: 512 << 10,
+            retention: config.spool.retention,
+            high_watermark: 0.999,
+            critical_watermark: 1.0,
+            sync: true,
+            any_file_system: true,
+        };
+        let spool = Spool::start(options, Arc::new(SystemClock)).unwrap();
+        let store = Store::open(&dialect::sqlite_url(&dir.join("index.db")), None, 2).await.unwrap();
+        let options =
+            IngestOptions { scan: ScanLimits::default(), object_limit: 1024, unknown_sop_classes: false };
+        Arc::new(HttpState {
+            ingest: Ingest::new(spool.clone(), Arc::new(SystemClock), options),
+            index: Index::start(store.clone(), spool.clone(), IndexOptions::default(), &Stage::default()),
+            spool,
+            keys: Keys::new(KeyRows::new(store), Arc::new(SystemClock)),
+            public_url: String::new(),
+            limits: config.limits,
+            part_buffers: Default::default(),
+            dependencies: Arc::new(|| Box::pin(async { Vec::new() })),
+        })
+    }
+
+    /// Reliability E105.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_is_500_with_an_id_and_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let entries = vec![open("/panics", |_| Box::pin(async { panic!("Doe^Jane") }))];
+        let resource = Resource { path: "/panics", entries, state: state(dir.path()).await };
+        let mut response = resource.call(Request::default()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.take_body().into_string().await.unwrap();
+        assert!(body.contains("\"trace_id\"") && !body.contains("Doe"), "{body}");
+        resource.state.spool.close();
+    }
+
+    #[test]
+    fn every_address_but_health_asks_for_a_scope() {
+        for entry in entries() {
+            assert_eq!(entry.scope.is_none(), entry.path.starts_with("/health/"), "{}", entry.path);
+        }
+    }
+}

@@ -179,9 +179,8 @@ impl Extraction {
             match self.step().await {
                 Ok(true) => {}
                 Ok(false) => return Err(ApiError::not_found()),
-                Err(ReadError::Spool(error)) => return Err(error.into()),
-                Err(ReadError::Scan(error)) => {
-                    tracing::error!(entry = %self.object.entry.id, %error, "bulk data can't be read");
+                Err(error) => {
+                    error.report(self.object.entry.id);
                     return Err(ApiError::internal());
                 }
             }
@@ -224,7 +223,7 @@ impl Extraction {
                 Ok(true) => {}
                 Ok(false) => return sink.fail("the value is incomplete").await,
                 Err(error) => {
-                    tracing::error!(entry = %self.object.entry.id, %error, "bulk data can't be read");
+                    error.report(self.object.entry.id);
                     return sink.fail("the value can't be read").await;
                 }
             }

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::accept::{self, DICOM_JSON, DICOM_XML_PARTS, JSON};
 use super::multipart::Framing;
-use super::resource::{Page, Resource, Survey, partial_content};
+use super::resource::{Page, Resource, Survey, partial_content, report_unreadable};
 use crate::dicom::metadata::MetadataReader;
 use crate::dicom::transfer_syntax::{self, Encoding};
 use crate::dicom::{Dataset, ScanError, ScanLimits, TransferSyntax, json, xml};
@@ -16,7 +16,7 @@ use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::http::state::HttpState;
 use crate::index::Located;
-use crate::spool::SpoolError;
+use crate::spool::{EntryId, SpoolError};
 
 /// Bytes of an object read at once.
 const CHUNK: usize = 64 * 1024;
@@ -70,6 +70,15 @@ pub enum ReadError {
 pub fn scan_limits(state: &HttpState) -> ScanLimits {
     let limits = &state.limits;
     ScanLimits { depth: limits.depth, elements: limits.elements, non_pixel_bytes: limits.non_pixel }
+}
+
+impl ReadError {
+    pub fn report(&self, entry: EntryId) {
+        match self {
+            ReadError::Spool(error) => report_unreadable(entry, error),
+            ReadError::Scan(error) => tracing::error!(%entry, %error, "a stored data set can't be walked"),
+        }
+    }
 }
 
 /// How data sets are joined.
@@ -131,7 +140,7 @@ async fn send(
     match convert(state, located).await {
         Ok(dataset) => sink.send(form.entry(&dataset, is_first).into()).await,
         Err(error) => {
-            tracing::error!(entry = %located.entry, %error, "metadata of an object can't be made");
+            error.report(located.entry);
             sink.fail("the metadata of an object can't be made").await;
             Err(ClientGone)
         }

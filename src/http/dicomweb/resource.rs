@@ -9,7 +9,8 @@ use crate::dicom::TransferSyntax;
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::index::{Index, Located, Scope};
-use crate::spool::EntryId;
+use crate::spool::{EntryId, SpoolError};
+use crate::telemetry::metrics;
 
 /// Rows of the index held at once.
 const PAGE: usize = 500;
@@ -141,6 +142,14 @@ pub fn partial_content(response: &mut Response, survey: &Survey) {
     if let Ok(value) = HeaderValue::from_str(&warning) {
         response.headers_mut().append(header::WARNING, value);
     }
+}
+
+/// An object that we acknowledged and can't read: somebody must look.
+pub fn report_unreadable(entry: EntryId, error: &SpoolError) {
+    if matches!(error, SpoolError::Damaged { .. }) {
+        metrics::acked_object_missing();
+    }
+    tracing::error!(%entry, %error, "a stored object can't be read");
 }
 
 impl Located {

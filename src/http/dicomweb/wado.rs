@@ -8,7 +8,7 @@ use poem::{Body, Response};
 use super::accept;
 use super::multipart::Framing;
 use super::range::{self, ByteRange};
-use super::resource::{Page, Resource, Survey, partial_content};
+use super::resource::{Page, Resource, Survey, partial_content, report_unreadable};
 use super::syntaxes::{DicomAccept, Syntaxes};
 use crate::http::body::{BodySink, ClientGone, streamed};
 use crate::http::error::ApiError;
@@ -93,7 +93,7 @@ async fn send_part(
     let reader = match spool.open(located.entry).await {
         Ok(reader) => reader,
         Err(error) => {
-            tracing::error!(entry = %located.entry, %error, "an object can't be retrieved");
+            report_unreadable(located.entry, &error);
             sink.fail("an object can't be read").await;
             return Err(ClientGone);
         }
@@ -119,7 +119,9 @@ async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) ->
                 sink.send(chunk).await?;
             }
             outcome => {
-                tracing::error!(entry = %reader.entry.id, error = ?outcome.err(), "an object can't be read");
+                if let Err(error) = outcome {
+                    report_unreadable(reader.entry.id, &error);
+                }
                 sink.fail("an object can't be read").await;
                 return Err(ClientGone);
             }
