@@ -72,6 +72,7 @@ def test_after_all_that_nothing_was_written_elsewhere(subject, acknowledged):
     assert sorted(path.name for path in subject.folder.iterdir() if path.name != "core") == [
         "data",
         "log",
+        "out",
         "relaypacs.toml",
     ]
 
