@@ -20,6 +20,7 @@ from pdu import (
     pdu,
     pdv,
 )
+from waiting import wait_until
 
 TABLE = Table()
 ECHO = (1, VERIFICATION, [IMPLICIT_LE])
@@ -207,6 +208,8 @@ def too_many(node):
     finally:
         for association in held:
             association.close()
+        # The node hears of that a moment later.
+        wait_until(lambda: first_answer(node, request(node))[0] == "accepted", "places are free again")
 
 
 @TABLE.case("A19", "connect and be rejected, 3,000 times", "memory as before")
