@@ -60,6 +60,8 @@ class PostgreSQL:
         return f"postgres://relaypacs@127.0.0.1:{self.port}/{name}"
 
     def remove(self):
+        if not self.folder.exists():
+            return
         try:
             self.stop("immediate")
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired):

@@ -227,8 +227,6 @@ def bad():
         "length-past-the-end": data[:at] + b"\x10\0\x10\0PN\xf0\xff" + data[at + 8 :],
         "deeply-nested": data[:at] + begin * 1200 + end * 1200 + data[at:],
         "open-sequence": data[:at] + begin + data[at:],
-        "stray-delimiter": data[:at] + end + data[at:],
-        "group-0002": element(0x00020010, b"UI", EXPLICIT.encode() + b"\0") + data,
         "empty": b"",
         "implicit-claimed-explicit": encode(ds, IMPLICIT),
     }
