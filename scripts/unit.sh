@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if cargo nextest --version > /dev/null 2>&1; then
-    exec cargo nextest run --locked --status-level fail --final-status-level slow "$@"
+    exec cargo nextest run --locked --no-fail-fast --status-level fail --final-status-level slow "$@"
 fi
 exec cargo test --locked --all-targets "$@"

@@ -151,6 +151,9 @@ fn await_report(
         let _kept = kept;
         let mut association = association;
         match report_on(&lane, &mut association, &transaction_uid).await {
+            // A peer in the middle of its report answers a release only after ours to that, which
+            // a stopping node does not wait for: the report is asked for again at the next start.
+            Ok(()) if lane.stopping.is_cancelled() => association.abort().await,
             Ok(()) => association.release().await,
             // Nothing is lost: the report may come on another association, or is asked for again.
             Err(error) => {
