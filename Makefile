@@ -42,7 +42,7 @@ conformance-orthanc: tools ## the same tests against Orthanc: what a known PACS 
 	export SUBJECT=orthanc; $(PYTEST) dimse dicomweb
 
 crash: tools test-build ## kill -9 at fail points and at random under senders: nothing acknowledged is lost
-	$(PYTEST) crash
+	export CRASH_ROUNDS=$${CRASH_ROUNDS:-50}; $(PYTEST) crash
 
 bench: ## the spool beside the least that durability costs
 	cargo bench --locked --bench spool

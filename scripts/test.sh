@@ -6,6 +6,8 @@ cd "$(dirname "$0")/.."
 
 features=(--features failpoints)
 export RELAYPACS_BIN=${RELAYPACS_BIN:-$PWD/target/debug/relaypacs}
+# Enough to meet every fail point several times.
+export CRASH_ROUNDS=${CRASH_ROUNDS:-50}
 names=() results=() seconds=()
 failed=0
 
