@@ -63,6 +63,10 @@ def excuse(items, deviations):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     report = yield
+    if report.failed:
+        import subject
+
+        report.sections += [(f"log of {each.name}", each.log_tail()) for each in subject.RUNNING]
     if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, and RELAYPACS_REQUIRE_ALL=1 counts that as a failure: {report.longrepr}"

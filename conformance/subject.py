@@ -81,6 +81,10 @@ class External(Subject):
             self.http.headers["Authorization"] = "Bearer " + os.environ["SUBJECT_TOKEN"]
 
 
+# Those not removed yet: a failed test shows the ends of their logs.
+RUNNING = []
+
+
 class Started(Subject):
     """A subject that we start: a folder of its own, a process, its output in a file."""
 
@@ -90,6 +94,7 @@ class Started(Subject):
         self.dicom_port, self.http_port = free_port(), free_port()
         self.log = self.folder / "log"
         self.environment = {}
+        RUNNING.append(self)
 
     def spawn(self, command):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAYPACS_")}
@@ -107,6 +112,8 @@ class Started(Subject):
         return self.process is not None and self.process.poll() is not None
 
     def log_tail(self, lines=25):
+        if not self.log.exists():
+            return "it was never started"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def wait_ready(self, seconds=30.0):
@@ -132,6 +139,7 @@ class Started(Subject):
         self.stop()
 
     def remove(self):
+        RUNNING.remove(self)
         if self.process is not None:
             self.end()
         if os.environ.get("CONFORMANCE_KEEP"):

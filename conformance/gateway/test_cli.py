@@ -228,7 +228,7 @@ def test_a_destination_is_added_used_paused_and_removed(make_subject):
         node.restart()
         assert node.destination("archive")["paused"], "forgotten by the restart"
         node.run("destination", "resume", "archive")
-        wait_verified(node, "archive", paused)
+        wait_verified(node, "archive", before + paused)
         assert node.run("destination", "remove", "archive").returncode == 0
         assert node.lines("destination", "list") == []
 

@@ -1,28 +1,162 @@
-//! How full the spool's file system is, and which file systems it refuses.
+//! How full the spool's file system is, what is kept back for when it is full, and which file
+//! systems the spool refuses.
 
+use std::fs::OpenOptions;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+/// Bytes kept back for what must go on when the disk is full: purges, deliveries, the projection.
+const RESERVE: u64 = 256 << 20;
+/// … on a small disk, this part of it.
+const RESERVE_PART: u64 = 32;
 
 /// Bytes and inodes of the file system, as last seen.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Capacity {
     pub total_bytes: u64,
     pub free_bytes: u64,
-    /// The fuller of bytes and inodes, 0 to 1. Recycled segments count as free.
+    /// The fuller of bytes and inodes, 0 to 1. The reserve counts as used.
     pub ratio: f64,
 }
 
 impl Capacity {
-    /// `recyclable` bytes are allocated on disk and free for the log.
-    pub fn of(dir: &Path, recyclable: u64) -> io::Result<Capacity> {
+    /// `recyclable` bytes are allocated and free for us, `withheld` bytes free and not for us.
+    fn of(dir: &Path, recyclable: u64, withheld: u64) -> io::Result<Capacity> {
         let stat = rustix::fs::statvfs(dir)?;
         let total_bytes = stat.f_blocks * stat.f_frsize;
-        let free_bytes = (stat.f_bavail * stat.f_frsize + recyclable).min(total_bytes);
+        let free = (stat.f_bavail * stat.f_frsize + recyclable).min(total_bytes);
+        let free_bytes = free.saturating_sub(withheld);
         // Space that only root may use counts as used: the node does not run as root.
-        let used = |free: u64, total: u64| if total == 0 { 0.0 } else { 1.0 - free as f64 / total as f64 };
-        let ratio = used(free_bytes, total_bytes).max(used(stat.f_favail, stat.f_files));
+        let ratio = used_share(free_bytes, total_bytes).max(used_share(stat.f_favail, stat.f_files));
         Ok(Capacity { total_bytes, free_bytes, ratio })
     }
+
+    /// How full it will be when so many bytes more are used.
+    fn ratio_after(&self, bytes: u64) -> f64 {
+        self.ratio.max(used_share(self.free_bytes.saturating_sub(bytes), self.total_bytes))
+    }
+
+    /// Free bytes that are clearly more than now: a fiftieth of the disk more.
+    fn clearly_more(&self) -> u64 {
+        self.free_bytes + (self.total_bytes / 50).max(1 << 20)
+    }
+}
+
+fn used_share(free: u64, total: u64) -> f64 {
+    if total == 0 { 0.0 } else { 1.0 - free as f64 / total as f64 }
+}
+
+/// The disk under the spool. Whatever takes space for objects asks it first, so that the
+/// projection does not find the disk full: sled does not survive that.
+pub struct Disk {
+    dir: PathBuf,
+    /// The watermark from which nothing new is taken.
+    critical: f64,
+    state: Mutex<State>,
+}
+
+struct State {
+    last: Capacity,
+    /// While the disk counts as full: the free bytes from which it does not.
+    wanted: Option<u64>,
+    reserve_size: u64,
+    reserve_held: u64,
+}
+
+impl Disk {
+    /// `recyclable` here and below: bytes of spare segments.
+    pub fn open(dir: &Path, critical: f64, recyclable: u64) -> io::Result<Disk> {
+        let reserve_held = std::fs::metadata(reserve_path(dir)).map_or(0, |file| file.len());
+        let reserve_size = RESERVE.min(Capacity::of(dir, 0, 0)?.total_bytes / RESERVE_PART);
+        let last = Capacity::of(dir, recyclable, reserve_size.saturating_sub(reserve_held))?;
+        let state = Mutex::new(State { last, wanted: None, reserve_size, reserve_held });
+        let disk = Disk { dir: dir.to_owned(), critical, state };
+        disk.look(recyclable);
+        disk.take_reserve();
+        Ok(disk)
+    }
+
+    /// How full the disk is at this moment (a fast sender fills it between two looks of
+    /// maintenance), and whether it counts as full: from the critical watermark, or a refusal for
+    /// want of room, until clearly more is free.
+    pub fn look(&self, recyclable: u64) -> (Capacity, bool) {
+        let mut state = self.state.lock();
+        state.last = self.measure(&state, recyclable);
+        let critical = state.last.ratio >= self.critical;
+        match state.wanted {
+            None if critical => self.begin_full(&mut state),
+            Some(bytes) if !critical && state.last.free_bytes >= bytes => state.wanted = None,
+            _ => {}
+        }
+        (state.last, state.wanted.is_some())
+    }
+
+    /// As the last look found it.
+    pub fn last(&self) -> Capacity {
+        self.state.lock().last
+    }
+
+    /// Something did not fit.
+    pub fn note_full(&self, recyclable: u64) {
+        self.look(recyclable);
+        self.begin_full(&mut self.state.lock());
+    }
+
+    /// Whether a file of so many bytes leaves the disk below the critical watermark. Spare segments
+    /// are no room for files.
+    pub fn fits(&self, bytes: u64) -> bool {
+        let state = self.state.lock();
+        state.wanted.is_none() && self.measure(&state, 0).ratio_after(bytes) < self.critical
+    }
+
+    /// How full it is for files, 0 to 1.
+    pub fn ratio_for_files(&self) -> f64 {
+        self.measure(&self.state.lock(), 0).ratio
+    }
+
+    fn measure(&self, state: &State, recyclable: u64) -> Capacity {
+        let withheld = state.reserve_size.saturating_sub(state.reserve_held);
+        Capacity::of(&self.dir, recyclable, withheld).unwrap_or(state.last)
+    }
+
+    /// The reserve goes to all but new objects.
+    fn begin_full(&self, state: &mut State) {
+        if state.wanted.is_some() {
+            return;
+        }
+        state.wanted = Some(state.last.clearly_more());
+        match std::fs::remove_file(reserve_path(&self.dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "the spool's reserve can't be given up");
+            }
+            _ => state.reserve_held = 0,
+        }
+    }
+
+    /// Takes the reserve back once the disk is not full. May take a moment: not for the runtime.
+    pub fn take_reserve(&self) {
+        let mut state = self.state.lock();
+        if state.wanted.is_some() || state.reserve_held == state.reserve_size {
+            return;
+        }
+        match allocate(&reserve_path(&self.dir), state.reserve_size) {
+            Ok(()) => state.reserve_held = state.reserve_size,
+            Err(error) => tracing::debug!(%error, "no room for the spool's reserve"),
+        }
+    }
+}
+
+fn reserve_path(dir: &Path) -> PathBuf {
+    dir.join("reserve")
+}
+
+/// Space that is taken and holds nothing.
+fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+    file.set_len(bytes)
 }
 
 /// Why this file system can't keep the promise; `None` when it can. Magic numbers: statfs(2).

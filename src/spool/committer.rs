@@ -252,11 +252,13 @@ impl Committer {
 
     fn roll(&mut self, keep: usize) -> io::Result<bool> {
         let segments = &self.shared.segments;
-        if segments.spare_count() <= keep
-            && let Err(error) = segments.prepare()
-            && keep == 0
-        {
-            return Err(error);
+        if segments.spare_count() <= keep {
+            match keep {
+                // Facts may have what is left.
+                0 => segments.prepare()?,
+                // Objects are refused below when this fails.
+                _ => drop(self.shared.prepare_segment()),
+            }
         }
         let generation = self.position.segment.generation + 1;
         // What is in the full segment must be durable before the next one can matter.

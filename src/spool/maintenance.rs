@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
-use super::capacity::Capacity;
 use super::committer::Job;
 use super::entry::{EntryId, Fact, LogPosition};
 use super::segment::FIRST_RECORD;
@@ -51,29 +50,31 @@ impl Maintenance {
     }
 
     fn tick(&mut self) -> Result<(), SpoolError> {
-        self.watch_disk()?;
+        self.shared.room_now();
+        self.shared.disk.take_reserve();
         self.purge()?;
         if self.checkpointed.elapsed() >= CHECKPOINT {
             self.checkpoint()?;
             self.recycle()?;
         }
-        self.prepare_spares();
+        self.tend_spares();
         Ok(())
     }
 
-    fn watch_disk(&self) -> Result<(), SpoolError> {
-        let dir = &self.shared.options.dir;
-        let capacity = Capacity::of(dir, self.shared.segments.spare_bytes())
-            .map_err(|source| SpoolError::from_io(dir.clone(), source))?;
-        *self.shared.capacity.lock() = capacity;
-        Ok(())
-    }
-
-    fn prepare_spares(&self) {
-        let critical = self.shared.capacity.lock().ratio >= self.shared.options.critical_watermark;
-        while self.shared.segments.spare_count() < SPARES && !critical {
-            if let Err(error) = self.shared.segments.prepare() {
-                tracing::warn!(%error, "no room to prepare a segment of the log");
+    /// Keeps as many spares as are soon needed: makes them while there is room, and gives back
+    /// what a long log has left when large objects may need it.
+    fn tend_spares(&self) {
+        let segments = &self.shared.segments;
+        while segments.spare_count() < SPARES {
+            if let Err(error) = self.shared.prepare_segment() {
+                tracing::debug!(%error, "no room to prepare a segment of the log");
+                return;
+            }
+        }
+        let short = self.shared.disk.ratio_for_files() >= self.shared.options.high_watermark;
+        while short && segments.spare_count() > SPARES {
+            if let Err(error) = segments.discard_spare() {
+                tracing::warn!(%error, "a spare segment of the log can't be removed");
                 return;
             }
         }
@@ -150,7 +151,7 @@ impl Maintenance {
     /// Copies what lives in the oldest segment forward, when that is worth it; the segment is
     /// recycled after the next checkpoint.
     fn clean(&self, live: &[EntryId], share: f64) -> Result<(), SpoolError> {
-        let short = self.shared.capacity.lock().ratio >= self.shared.options.high_watermark;
+        let short = self.shared.disk.last().ratio >= self.shared.options.high_watermark;
         let worth = if short { WORTH_IT } else { MOSTLY_DEAD };
         let alone = self.shared.segments.live_count() <= 2;
         if share > worth || (alone && !short) {

@@ -344,7 +344,7 @@ impl Spool {
 
     /// An object did not fit: the disk counts as full until clearly more is free.
     pub fn note_full(&self) {
-        self.shared.note_full();
+        self.shared.disk.note_full(self.shared.segments.spare_bytes());
     }
 
     pub fn options(&self) -> &SpoolOptions {

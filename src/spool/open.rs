@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, bounded};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use super::capacity::{self, Capacity};
+use super::capacity::{self, Disk};
 use super::committer::{Committer, Head, Job};
 use super::entry::LogPosition;
 use super::maintenance::Maintenance;
@@ -97,8 +97,10 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         true => LogPosition::default(),
         false => LogPosition::at(head.segment.generation, head.offset),
     };
-    let room = Room::new(folders.large.clone(), options.inline_limit.min(options.segment_size / 4));
-    let capacity = io_at(&options.dir, Capacity::of(&options.dir, segments.spare_bytes()))?;
+    let disk = Disk::open(&options.dir, options.critical_watermark, segments.spare_bytes());
+    let disk = Arc::new(io_at(&options.dir, disk)?);
+    let inline_limit = options.inline_limit.min(options.segment_size / 4);
+    let room = Room::new(folders.large.clone(), inline_limit, disk.clone());
     let index_cursor = AtomicU64::new(queue.cursor(Cursor::Index)?.0);
     let route_cursor = AtomicU64::new(queue.cursor(Cursor::Route)?.0);
     let shared = Arc::new(Shared {
@@ -113,12 +115,11 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         applied: watch::Sender::new(end),
         failed: watch::Sender::new(None),
         policies: RwLock::new(HashMap::new()),
-        capacity: Mutex::new(capacity),
+        disk,
         maintenance,
         index_cursor,
         route_cursor,
         write_errors: Mutex::new(Vec::new()),
-        wanted_bytes: Mutex::new(None),
         closing: std::sync::atomic::AtomicBool::new(false),
         _lock: lock,
     });

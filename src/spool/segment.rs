@@ -130,6 +130,13 @@ impl Segments {
         Ok(())
     }
 
+    /// Gives the oldest spare's space back. The oldest: what remains on disk must stay the log's
+    /// unbroken end.
+    pub fn discard_spare(&self) -> io::Result<()> {
+        let Some(spare) = self.spares.lock().pop_front() else { return Ok(()) };
+        std::fs::remove_file(&spare.path)
+    }
+
     fn zero_filled(&self, path: &Path) -> io::Result<File> {
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
         let zeros = vec![0; 1 << 20];

@@ -15,7 +15,7 @@ use sha2::Digest as _;
 use tokio::sync::watch;
 
 use super::batch::{Batch, Copy, Verdict};
-use super::capacity::Capacity;
+use super::capacity::{Capacity, Disk};
 use super::committer::Job;
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
 use super::queue::Queue;
@@ -44,21 +44,14 @@ pub struct Shared {
     /// Set once: why the spool takes nothing any more.
     pub failed: watch::Sender<Option<String>>,
     pub policies: parking_lot::RwLock<std::collections::HashMap<String, DeliveryPolicy>>,
-    pub capacity: Mutex<Capacity>,
+    pub disk: Arc<Disk>,
     pub maintenance: Sender<()>,
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
     pub write_errors: Mutex<Vec<Instant>>,
-    /// While the disk counts as full: the free bytes from which it does not.
-    pub wanted_bytes: Mutex<Option<u64>>,
     pub closing: std::sync::atomic::AtomicBool,
     /// Held for as long as the spool is open.
     pub _lock: File,
-}
-
-/// Free bytes that are clearly more than now: a fiftieth of the disk more.
-fn clearly_more(now: &Capacity) -> u64 {
-    now.free_bytes + (now.total_bytes / 50).max(1 << 20)
 }
 
 /// Write errors within a minute after which nothing is taken any more.
@@ -95,27 +88,17 @@ impl Shared {
         }
     }
 
-    /// How full the disk is at this moment (a fast sender fills it between two looks of
-    /// maintenance), and whether it counts as full: from the critical watermark, or a refusal for
-    /// want of room, until clearly more is free. What is left then belongs to the projection.
+    /// How full the disk is at this moment, and whether it counts as full.
     pub fn room_now(&self) -> (Capacity, bool) {
-        let now = Capacity::of(&self.options.dir, self.segments.spare_bytes());
-        let now = now.unwrap_or_else(|_| *self.capacity.lock());
-        let mut wanted = self.wanted_bytes.lock();
-        let critical = now.ratio >= self.options.critical_watermark;
-        match *wanted {
-            None if critical => *wanted = Some(clearly_more(&now)),
-            Some(bytes) if !critical && now.free_bytes >= bytes => *wanted = None,
-            _ => {}
-        }
-        (now, wanted.is_some())
+        self.disk.look(self.segments.spare_bytes())
     }
 
-    /// Something did not fit.
-    pub fn note_full(&self) {
-        let now = *self.capacity.lock();
-        let now = Capacity::of(&self.options.dir, self.segments.spare_bytes()).unwrap_or(now);
-        self.wanted_bytes.lock().get_or_insert_with(|| clearly_more(&now));
+    /// Makes a spare segment, unless that would fill the disk.
+    pub fn prepare_segment(&self) -> io::Result<()> {
+        if !self.disk.fits(self.options.segment_size) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.segments.prepare()
     }
 
     pub fn is_closing(&self) -> bool {

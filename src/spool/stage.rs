@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::capacity::Disk;
 use super::{Digest, SpoolError};
 
 /// Bytes that all staged objects together may hold in memory.
@@ -30,11 +31,13 @@ pub struct Room {
     pub large_dir: PathBuf,
     pub inline_limit: u64,
     pub budget: Arc<Semaphore>,
+    pub disk: Arc<Disk>,
 }
 
 impl Room {
-    pub fn new(large_dir: PathBuf, inline_limit: u64) -> Room {
-        Room { large_dir, inline_limit, budget: Arc::new(Semaphore::new(MEMORY_BUDGET / BUDGET_STEP)) }
+    pub fn new(large_dir: PathBuf, inline_limit: u64, disk: Arc<Disk>) -> Room {
+        let budget = Arc::new(Semaphore::new(MEMORY_BUDGET / BUDGET_STEP));
+        Room { large_dir, inline_limit, budget, disk }
     }
 }
 
@@ -144,6 +147,9 @@ impl Stage {
     }
 
     async fn write_out(&mut self) -> Result<(), SpoolError> {
+        if !self.room.disk.fits(self.gathered.length as u64) {
+            return Err(SpoolError::Full("a large object does not fit on the disk".to_owned()));
+        }
         let chunks = self.gathered.take();
         match &mut self.large {
             Some(file) => file.write(chunks).await,
@@ -262,7 +268,8 @@ mod tests {
     use super::*;
 
     fn room(dir: &tempfile::TempDir, inline_limit: u64) -> Room {
-        Room::new(dir.path().to_owned(), inline_limit)
+        let disk = Disk::open(dir.path(), 1.0, 0).unwrap();
+        Room::new(dir.path().to_owned(), inline_limit, Arc::new(disk))
     }
 
     async fn stage(room: Room, chunks: &[usize]) -> Staged {
