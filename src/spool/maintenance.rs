@@ -91,11 +91,13 @@ impl Maintenance {
     }
 
     /// Frees entries whose deliveries are all settled, at least one required one proven, and that
-    /// have been kept long enough. Nothing expires from age alone.
+    /// have been kept long enough, or, when space is short, not that long, longest first. Nothing
+    /// expires from age alone.
     fn purge(&self) -> Result<(), SpoolError> {
         let now = self.shared.clock.now();
-        let before =
-            crate::clock::Millis(now.0.saturating_sub(self.shared.options.retention.as_millis() as u64));
+        let short = self.shared.disk.last().ratio >= self.shared.options.high_watermark;
+        let retention = if short { Duration::ZERO } else { self.shared.options.retention };
+        let before = crate::clock::Millis(now.0.saturating_sub(retention.as_millis() as u64));
         let policies = self.shared.policies.read().clone();
         let mut after: Option<Vec<u8>> = None;
         loop {
@@ -109,8 +111,13 @@ impl Maintenance {
                     facts.push(Fact::Purged { entry: id, reason: "delivered".to_owned(), at: now });
                 }
             }
-            if !facts.is_empty() {
-                self.append(facts)?;
+            if facts.is_empty() {
+                continue;
+            }
+            self.append(facts)?;
+            if short {
+                // Whether that was enough is seen once it is recycled.
+                return Ok(());
             }
         }
     }

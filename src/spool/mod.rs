@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 mod batch;
 mod capacity;
 mod committer;
+mod disk_view;
 pub mod entry;
 mod maintenance;
 mod open;

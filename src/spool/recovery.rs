@@ -3,10 +3,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::disk_view::{DiskView, ReadAt};
 use super::entry::{EntryId, LogPosition};
 use super::projection::{self, Published};
 use super::queue::{Queue, QueueError};
@@ -49,7 +49,7 @@ pub fn open_queue(folders: &Folders) -> Result<(Queue, bool), SpoolError> {
             let aside = folders.queue.with_extension(format!("damaged-{}", ulid::Ulid::new()));
             tracing::error!(%error, aside = %aside.display(), "the queue is damaged; set aside, rebuilding it from the log");
             std::fs::rename(&folders.queue, &aside)
-                .map_err(|source| SpoolError::from_io(folders.queue.clone(), source))?;
+                .map_err(at(&folders.queue))?;
             Ok((try_open_queue(&folders.queue)?, true))
         }
     }
@@ -63,6 +63,11 @@ fn try_open_queue(dir: &Path) -> Result<Queue, SpoolError> {
         Ok(queue) => Ok(queue?),
         Err(_) => Err(SpoolError::Queue(QueueError::Io(io::Error::other("sled gave up on its files")))),
     }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> SpoolError {
+    let path = path.to_owned();
+    move |source| SpoolError::from_io(path, source)
 }
 
 /// Replays what the projection lacks and finds where the log goes on.
@@ -116,19 +121,19 @@ impl Replay<'_> {
     fn segment(&mut self, segment: &Arc<Segment>, from: u64) -> Result<(), SpoolError> {
         let mut offset = from;
         self.end = Some((segment.clone(), offset));
+        let disk = DiskView::of(&segment.file, &segment.path).map_err(at(&segment.path))?;
         loop {
-            let found =
-                scan::record_at(segment, offset).map_err(|e| SpoolError::from_io(segment.path.clone(), e))?;
+            let found = scan::record_at(&disk, segment, offset).map_err(at(&segment.path))?;
             match found {
                 Found::Record(record) if record.header.sequence > self.sequence => {
-                    offset = self.record(segment, *record)?;
+                    offset = self.record(&disk, segment, *record)?;
                 }
                 // Nothing of this log: records only ever count up.
-                Found::Record(_) | Found::Nothing => match self.skip_to_intact(segment, offset, None)? {
+                Found::Record(_) | Found::Nothing => match self.skip_to_intact(&disk, segment, offset, None)? {
                     Some(next) => offset = next,
                     None => break,
                 },
-                Found::Damaged(header) => match self.skip_to_intact(segment, offset, Some(header))? {
+                Found::Damaged(header) => match self.skip_to_intact(&disk, segment, offset, Some(header))? {
                     Some(next) => offset = next,
                     None => break,
                 },
@@ -139,7 +144,12 @@ impl Replay<'_> {
     }
 
     /// Takes an intact record; returns the offset after it.
-    fn record(&mut self, segment: &Arc<Segment>, record: Record) -> Result<u64, SpoolError> {
+    fn record(
+        &mut self,
+        disk: &DiskView,
+        segment: &Arc<Segment>,
+        record: Record,
+    ) -> Result<u64, SpoolError> {
         let next = u64::from(record.place.offset) + record.header.record_length();
         self.acked_through = self.acked_through.max(record.header.acked_through);
         self.settle_damage(record.header.sequence)?;
@@ -147,7 +157,7 @@ impl Replay<'_> {
         if gap > 0 && self.sequence > 0 && self.report.lost.is_empty() {
             tracing::error!(missing = gap, after = self.sequence, "the log skips records");
         }
-        if !self.payload_intact(segment, &record)? {
+        if !self.payload_intact(disk, segment, &record)? {
             self.damage = Some(Damage {
                 segment: segment.clone(),
                 offset: u64::from(record.place.offset),
@@ -174,36 +184,45 @@ impl Replay<'_> {
         Ok(next)
     }
 
-    fn payload_intact(&self, segment: &Segment, record: &Record) -> Result<bool, SpoolError> {
+    fn payload_intact(
+        &self,
+        disk: &DiskView,
+        segment: &Segment,
+        record: &Record,
+    ) -> Result<bool, SpoolError> {
         let header = &record.header;
-        let in_segment =
-            |offset| scan::has_digest(&segment.file, offset, header.data_set_length, &header.data_set_sha256);
+        let has_digest = |source: &dyn ReadAt, offset| {
+            scan::has_digest(source, offset, header.data_set_length, &header.data_set_sha256)
+        };
         let checked = match (header.payload, &record.meta.large) {
             (Payload::None, _) => Ok(true),
-            (Payload::Inline, _) => in_segment(record.part10_offset() + u64::from(header.prefix_length)),
-            (Payload::Large, Some(name)) => match File::open(self.folders.large.join(name)) {
-                Ok(file) => scan::has_digest(&file, 0, header.data_set_length, &header.data_set_sha256),
-                // Freed by a purge that comes later in the log, or lost: the check at the end of
-                // recovery tells.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-                Err(error) => Err(error),
-            },
+            (Payload::Inline, _) => has_digest(disk, record.part10_offset() + u64::from(header.prefix_length)),
+            (Payload::Large, Some(name)) => {
+                let path = self.folders.large.join(name);
+                match File::open(&path).and_then(|file| DiskView::of(&file, &path)) {
+                    Ok(file) => has_digest(&file, 0),
+                    // Freed by a purge that comes later in the log, or lost: the check at the end
+                    // of recovery tells.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+                    Err(error) => Err(error),
+                }
+            }
             (Payload::Large, None) => Ok(false),
         };
-        checked.map_err(|source| SpoolError::from_io(segment.path.clone(), source))
+        checked.map_err(at(&segment.path))
     }
 
     /// Notes damage at `offset` if anything but an unwritten rest stands there; returns where the
     /// next intact record of this generation begins.
     fn skip_to_intact(
         &mut self,
+        disk: &DiskView,
         segment: &Arc<Segment>,
         offset: u64,
         header: Option<RecordHeader>,
     ) -> Result<Option<u64>, SpoolError> {
-        let next = scan::next_intact(segment, offset, self.sequence)
-            .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
-        let begun = header.is_some() || scan::looks_begun(segment, offset).unwrap_or(true);
+        let next = scan::next_intact(disk, segment, offset, self.sequence).map_err(at(&segment.path))?;
+        let begun = header.is_some() || scan::looks_begun(disk, segment, offset).unwrap_or(true);
         if next.is_some() || begun {
             self.damage =
                 Some(Damage { segment: segment.clone(), offset, after_sequence: self.sequence, header });
@@ -234,7 +253,7 @@ impl Replay<'_> {
             damage.segment.file.read_exact_at(&mut bytes, damage.offset)?;
             std::fs::write(self.folders.review.join(&name), bytes)
         })();
-        copied.map_err(|source| SpoolError::from_io(self.folders.review.join(&name), source))?;
+        copied.map_err(at(&self.folders.review.join(&name)))?;
         self.report.set_aside += 1;
         Ok(())
     }
@@ -277,10 +296,8 @@ pub fn remove_files(dir: &Path, names: &[String]) -> io::Result<()> {
 
 /// Large files that no record names go to `review/`; entries whose file is gone are reported.
 pub fn check_large_files(queue: &Queue, folders: &Folders, report: &mut Report) -> Result<(), SpoolError> {
-    let at = |path: &Path| {
-        let path = path.to_owned();
-        move |source| SpoolError::from_io(path, source)
-    };
+    // Names too must be on the disk before anybody counts on them.
+    File::open(&folders.large).and_then(|dir| dir.sync_all()).map_err(at(&folders.large))?;
     for file in std::fs::read_dir(&folders.large).map_err(at(&folders.large))? {
         let file = file.map_err(at(&folders.large))?;
         let name = file.file_name().to_string_lossy().into_owned();

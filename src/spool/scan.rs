@@ -1,10 +1,10 @@
 //! Reads records back from segments: for followers, for recovery, for single entries.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use sha2::{Digest as _, Sha256};
 
+use super::disk_view::ReadAt;
 use super::entry::LogPosition;
 use super::record::{ALIGNMENT, HEADER_LENGTH, Meta, RecordHeader};
 use super::segment::{FIRST_RECORD, Segment};
@@ -54,15 +54,16 @@ pub enum Found {
     Damaged(RecordHeader),
 }
 
-/// Reads the record at `offset`; checks header and meta, not the payload.
-pub fn record_at(segment: &Segment, offset: u64) -> io::Result<Found> {
+/// Reads the record at `offset`; checks header and meta, not the payload. `source` here and below: the
+/// segment's file, or the disk under it.
+pub fn record_at(source: &dyn ReadAt, segment: &Segment, offset: u64) -> io::Result<Found> {
     let room = segment.size.saturating_sub(offset);
     if room < HEADER_LENGTH as u64 {
         return Ok(Found::Nothing);
     }
     // Most metas are under 3 KiB: one read serves.
     let mut block = vec![0; room.min(4096) as usize];
-    segment.file.read_exact_at(&mut block, offset)?;
+    source.read_exact_at(&mut block, offset)?;
     let Some(header) = RecordHeader::decode(&block) else { return Ok(Found::Nothing) };
     if header.generation != segment.generation || header.record_length() > room {
         return Ok(Found::Nothing);
@@ -71,7 +72,7 @@ pub fn record_at(segment: &Segment, offset: u64) -> io::Result<Found> {
     if body > block.len() {
         let have = block.len();
         block.resize(body, 0);
-        segment.file.read_exact_at(&mut block[have..], offset + have as u64)?;
+        source.read_exact_at(&mut block[have..], offset + have as u64)?;
     }
     if crc32c::crc32c(&block[HEADER_LENGTH..body]) != header.body_crc {
         return Ok(Found::Damaged(header));
@@ -87,24 +88,29 @@ pub fn record_at(segment: &Segment, offset: u64) -> io::Result<Found> {
 }
 
 /// Whether a record of this generation was begun here, though its header does not hold.
-pub fn looks_begun(segment: &Segment, offset: u64) -> io::Result<bool> {
+pub fn looks_begun(source: &dyn ReadAt, segment: &Segment, offset: u64) -> io::Result<bool> {
     if offset + HEADER_LENGTH as u64 > segment.size {
         return Ok(false);
     }
     let mut block = [0; HEADER_LENGTH];
-    segment.file.read_exact_at(&mut block, offset)?;
+    source.read_exact_at(&mut block, offset)?;
     Ok(block[8..12] == segment.generation.to_le_bytes())
 }
 
 /// The next place after `offset` at which an intact record of this generation, with a sequence
 /// number above `sequence`, begins: how a reader gets past damage.
-pub fn next_intact(segment: &Segment, offset: u64, sequence: u64) -> io::Result<Option<u64>> {
+pub fn next_intact(
+    source: &dyn ReadAt,
+    segment: &Segment,
+    offset: u64,
+    sequence: u64,
+) -> io::Result<Option<u64>> {
     const WINDOW: usize = 1 << 20;
     let mut at = (offset + 1).next_multiple_of(ALIGNMENT);
     while at + (HEADER_LENGTH as u64) <= segment.size {
         let length = (segment.size - at).min((WINDOW + HEADER_LENGTH) as u64) as usize;
         let mut block = vec![0; length];
-        segment.file.read_exact_at(&mut block, at)?;
+        source.read_exact_at(&mut block, at)?;
         for start in (0..=length - HEADER_LENGTH).step_by(ALIGNMENT as usize) {
             let decoded = RecordHeader::decode(&block[start..]);
             let fits =
@@ -118,14 +124,19 @@ pub fn next_intact(segment: &Segment, offset: u64, sequence: u64) -> io::Result<
     Ok(None)
 }
 
-/// Whether `length` bytes of `file` at `offset` have this SHA-256.
-pub fn has_digest(file: &std::fs::File, mut offset: u64, length: u64, sha256: &[u8; 32]) -> io::Result<bool> {
+/// Whether `length` bytes at `offset` have this SHA-256.
+pub fn has_digest(
+    source: &dyn ReadAt,
+    mut offset: u64,
+    length: u64,
+    sha256: &[u8; 32],
+) -> io::Result<bool> {
     let mut hasher = Sha256::new();
     let mut left = length;
     let mut block = vec![0; left.min(1 << 20) as usize];
     while left > 0 {
         let take = left.min(block.len() as u64) as usize;
-        match file.read_exact_at(&mut block[..take], offset) {
+        match source.read_exact_at(&mut block[..take], offset) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
             other => other?,
         }

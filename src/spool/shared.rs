@@ -117,7 +117,7 @@ impl Shared {
             let mut offset =
                 if segment.generation == from.generation() { from.offset() } else { FIRST_RECORD };
             while facts.len() < limit && LogPosition::at(segment.generation, offset) < until {
-                let found = scan::record_at(&segment, offset)
+                let found = scan::record_at(&segment.file, &segment, offset)
                     .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
                 let next = match found {
                     Found::Record(record) => {
@@ -130,7 +130,7 @@ impl Shared {
                         Some(after.offset())
                     }
                     // Damage was reported at start-up; followers go past it.
-                    Found::Nothing | Found::Damaged(_) => scan::next_intact(&segment, offset, 0)
+                    Found::Nothing | Found::Damaged(_) => scan::next_intact(&segment.file, &segment, offset, 0)
                         .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?,
                 };
                 let Some(next) = next else { break };
@@ -214,7 +214,7 @@ impl Shared {
     }
 
     fn record_at(&self, segment: &Segment, place: Place, id: EntryId) -> Result<Option<Record>, SpoolError> {
-        let found = scan::record_at(segment, u64::from(place.offset))
+        let found = scan::record_at(&segment.file, segment, u64::from(place.offset))
             .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
         Ok(match found {
             Found::Record(record) => match &record.meta.fact {

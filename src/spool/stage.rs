@@ -269,7 +269,9 @@ mod tests {
 
     fn room(dir: &tempfile::TempDir, inline_limit: u64) -> Room {
         let disk = Disk::open(dir.path(), 1.0, 0).unwrap();
-        Room::new(dir.path().to_owned(), inline_limit, Arc::new(disk))
+        let large = dir.path().join("large");
+        std::fs::create_dir_all(&large).unwrap();
+        Room::new(large, inline_limit, Arc::new(disk))
     }
 
     async fn stage(room: Room, chunks: &[usize]) -> Staged {
@@ -313,10 +315,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut stage = Stage::new(room(&dir, 10));
         stage.write(Bytes::from_static(b"more than ten bytes")).await.unwrap();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(dir.path().join("large")).unwrap().count(), 1);
         drop(stage);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while std::fs::read_dir(dir.path()).unwrap().count() > 0 {
+        while std::fs::read_dir(dir.path().join("large")).unwrap().count() > 0 {
             assert!(std::time::Instant::now() < deadline);
             tokio::task::yield_now().await;
         }

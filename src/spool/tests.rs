@@ -209,6 +209,27 @@ async fn followers_see_facts_in_order_and_go_on_where_they_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_runs_full_frees_what_is_proven_before_its_retention_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.options.high_watermark = 0.0;
+    bench.clock.advance(Duration::from_secs(10));
+    let spool = bench.open();
+    let policy = DeliveryPolicy { required: true, success_is_proof: false };
+    spool.set_policies(HashMap::from([("pacs".to_owned(), policy)]));
+    let proven = store(&spool, "1.1", content(1, 3000)).await.unwrap().id;
+    let sent = store(&spool, "1.2", content(2, 3000)).await.unwrap().id;
+    let outcomes = [(proven, Outcome::Verified { by: "query".into() }), (sent, Outcome::Sent)];
+    for (entry, outcome) in outcomes {
+        let routed = Fact::Routed { entry, destinations: vec!["pacs".into()], at: Millis(1) };
+        let settled = Fact::Delivery { entry, destination: "pacs".into(), outcome, at: Millis(2) };
+        spool.append(vec![routed, settled], Durability::Synced).await.unwrap();
+    }
+    until(async || (spool.counts().objects == 1).then_some(())).await;
+    assert_eq!(read(&spool, sent).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn space_is_freed_after_proof_and_retention_and_segments_are_recycled() {
     let bench = Bench::new();
     let spool = bench.open();

@@ -1,0 +1,123 @@
+//! Reads files past the page cache. After a crash the cache may hold what the disk does not: pages
+//! that were never written back, or whose write-back failed and which count as clean all the same.
+//! Recovery believes only the disk.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use parking_lot::Mutex;
+use rustix::fs::{Advice, OFlags};
+
+/// What the scan reads from: a file, or the disk under it.
+pub trait ReadAt {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+}
+
+/// What O_DIRECT asks of addresses, offsets and lengths: enough for disks with 4 KiB sectors.
+const ALIGNMENT: usize = 4096;
+/// Read at once: a scan goes front to back.
+const WINDOW: usize = 1 << 20;
+
+/// A file as the disk has it.
+pub struct DiskView {
+    file: File,
+    window: Mutex<Window>,
+}
+
+/// The bytes `from..from + length` of the file.
+struct Window {
+    buffer: Vec<u8>,
+    from: u64,
+    length: usize,
+}
+
+impl DiskView {
+    /// Writes back what the cache still has and drops it, so that later reads through the cache see
+    /// the disk too. An error of the write-back is a failed sync: not to be tried again.
+    pub fn of(file: &File, path: &Path) -> io::Result<DiskView> {
+        file.sync_data()?;
+        rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
+        let direct =
+            OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
+        let file = match direct {
+            // File systems without O_DIRECT are left with the dropped cache.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+                File::open(path)?
+            }
+            opened => opened?,
+        };
+        let window = Window { buffer: vec![0; WINDOW + ALIGNMENT], from: 0, length: 0 };
+        Ok(DiskView { file, window: Mutex::new(window) })
+    }
+}
+
+impl ReadAt for DiskView {
+    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        let mut window = self.window.lock();
+        while !buffer.is_empty() {
+            let within = offset.checked_sub(window.from).filter(|at| *at < window.length as u64);
+            let Some(at) = within else {
+                window.fill(&self.file, offset)?;
+                continue;
+            };
+            let bytes = &window.bytes()[at as usize..];
+            let take = bytes.len().min(buffer.len());
+            buffer[..take].copy_from_slice(&bytes[..take]);
+            buffer = &mut buffer[take..];
+            offset += take as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Window {
+    /// The part of the buffer that is used begins at an aligned address.
+    fn begin(&self) -> usize {
+        self.buffer.as_ptr().align_offset(ALIGNMENT)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[self.begin()..][..self.length]
+    }
+
+    /// Reads what stands around `offset`; fails where the file ends before it.
+    fn fill(&mut self, file: &File, offset: u64) -> io::Result<()> {
+        let begin = self.begin();
+        self.from = offset - offset % ALIGNMENT as u64;
+        self.length = file.read_at(&mut self.buffer[begin..begin + WINDOW], self.from)?;
+        if offset >= self.from + self.length as u64 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_stretch_reads_as_through_the_cache_and_none_beyond_the_end() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("file");
+        let content: Vec<u8> = (0..2 * WINDOW + 777).map(|at| (at % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        let view = DiskView::of(&File::open(&path).unwrap(), &path).unwrap();
+        let stretches = [(0, 10), (4095, 2), (WINDOW - 5, 4097), (3, content.len() - 3), (content.len() - 1, 1)];
+        for (offset, length) in stretches {
+            let mut read = vec![0; length];
+            view.read_exact_at(&mut read, offset as u64).unwrap();
+            assert!(read == content[offset..offset + length], "{length} bytes at {offset}");
+        }
+        let beyond = view.read_exact_at(&mut [0; 2], content.len() as u64 - 1);
+        assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
