@@ -1,7 +1,9 @@
 """Disks that are full or fail, a database that is away: what is still promised, and what is no longer."""
 
+import fcntl
 import os
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -162,6 +164,40 @@ def test_a_failed_sync_acknowledges_nothing_and_stops_the_node(make_subject, cal
     node.start()
     held = node.held()
     assert all(held.get(one.sop_instance) == [one.sha256] for one in before + acknowledged)
+
+
+def cut_power(mount):
+    """What is not on the disk now is gone: EXT4_IOC_SHUTDOWN without a flush of the journal."""
+    folder = os.open(mount, os.O_RDONLY)
+    try:
+        fcntl.ioctl(folder, 0x8004587D, struct.pack("I", 2))
+    finally:
+        os.close(folder)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("size", [2_000, 100_000], ids=["in-the-log", "in-a-file"])
+def test_a_resend_after_a_crash_is_acknowledged_only_once_it_is_on_the_disk(make_subject, small_disk, size):
+    """A crash leaves a record in the page cache that no sync reached; nobody may count on it before one does."""
+    mount = small_disk()
+    node = make_subject(
+        {"spool": {"dir": str(mount / "spool"), "segment_size": "4 MiB", "inline_limit": "64 KiB"}}, start=False
+    )
+    node.environment["RELAYPACS_FAILPOINT"] = "record_appended@1"
+    node.start()
+    one = instances.instance(pixel_bytes=size)
+    with pytest.raises((Closed, OSError, AssertionError)):
+        clients.store(node, [one])
+    wait_until(node.died, "it is killed", 20)
+    del node.environment["RELAYPACS_FAILPOINT"]
+    node.start()
+    assert [reply.status for reply in clients.store(node, [one])] == [0]
+    cut_power(mount)
+    node.kill()
+    wait_until(lambda: subprocess.run(["umount", str(mount)], capture_output=True).returncode == 0, "umount", 20)
+    subprocess.run(["mount", "-o", "loop", str(mount.parent / "disk.img"), str(mount)], check=True)
+    node.start()
+    assert node.held() == {one.sop_instance: [one.sha256]}
 
 
 @pytest.mark.sql
