@@ -133,20 +133,25 @@ impl Node {
         Ok(())
     }
 
-    /// A spool that failed can promise nothing any more.
+    /// A spool that failed can promise nothing any more: the node stops, to start anew from what
+    /// is on the disk, or, when it has just done so, stays for those who read.
     fn watch_storage(&self) {
         let (mut failure, lifecycle) = (self.foundation.spool.failure(), self.lifecycle.clone());
         let shutdown = self.stages.side.shutdown();
+        let (spool, forward) = (self.foundation.spool.clone(), self.running.forward.clone());
         self.stages.side.spawn(async move {
             let failed = tokio::select! {
                 failed = failure.wait_for(Option::is_some) => failed.ok().and_then(|why| why.clone()),
                 () = shutdown.soft.cancelled() => None,
             };
-            if let Some(why) = failed {
-                tracing::error!(why, "the spool failed; the node stops");
-                lifecycle.stop(StopReason::StorageFailed(why));
-                lifecycle.abort();
+            let Some(why) = failed else { return };
+            if spool.failed_before() {
+                tracing::error!(why, "the spool failed again; the node takes and sends nothing any more");
+                return forward.stop(Duration::ZERO).await;
             }
+            tracing::error!(why, "the spool failed; the node stops");
+            lifecycle.stop(StopReason::StorageFailed(why));
+            lifecycle.abort();
         });
     }
 

@@ -120,6 +120,14 @@ def can_echo(node):
         return False
 
 
+def spawn_with_failing(node, call, first):
+    """Starts the node; from the first-th call on, every such call fails with EIO."""
+    serve = [str(binary()), "serve", "--config", str(node.config_file)]
+    fail = f"inject={call}:error=EIO:when={first}+"
+    node.spawn(["strace", "-f", "-qq", "-e", f"trace={call}", "-e", fail, "-o", "/dev/null", *serve])
+    return node.wait_ready(60)
+
+
 @pytest.mark.root
 @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
 def test_a_failed_sync_acknowledges_nothing_and_stops_the_node(make_subject, call):
@@ -130,22 +138,7 @@ def test_a_failed_sync_acknowledges_nothing_and_stops_the_node(make_subject, cal
     before = instances.study(5)
     clients.store_all(node, before)
     node.stop()
-    serve = [str(binary()), "serve", "--config", str(node.config_file)]
-    node.spawn(
-        [
-            "strace",
-            "-f",
-            "-qq",
-            "-e",
-            f"trace={call}",
-            "-e",
-            f"inject={call}:error=EIO:when=25+",
-            "-o",
-            "/dev/null",
-            *serve,
-        ]
-    )
-    node.wait_ready(60)
+    spawn_with_failing(node, call, 25)
     acknowledged, failed = [], None
     try:
         association, _ = clients.associate(node, before)
@@ -164,6 +157,40 @@ def test_a_failed_sync_acknowledges_nothing_and_stops_the_node(make_subject, cal
     node.start()
     held = node.held()
     assert all(held.get(one.sop_instance) == [one.sha256] for one in before + acknowledged)
+
+
+@pytest.mark.root
+def test_a_second_storage_failure_leaves_a_node_that_only_reads(make_subject):
+    """After the first it stops, to recover from what is on the disk; stopping again would mend nothing."""
+    node = make_subject()
+    node.stop()
+    before = instances.study(3)
+    spawn_with_failing(node, "fdatasync", 60)
+    clients.store_all(node, before)
+    clients.indexed(node, before)
+    association, _ = clients.associate(node, before)
+    try:
+        while association.store(1, before[0].sop_class, *fresh(before[0])).status == 0:
+            pass
+    except (Closed, OSError, AssertionError):
+        pass  # Closed or aborted by the stop.
+    wait_until(node.died, "the node stops", 30)
+    assert node.process.returncode == 75, node.log_tail()
+
+    spawn_with_failing(node, "fdatasync", 30)
+    association, _ = clients.associate(node, before)
+    wait_until(lambda: association.store(1, before[0].sop_class, *fresh(before[0])).status == 0xA700, "refused", 30)
+    assert association.store(1, before[0].sop_class, *fresh(before[0])).status == 0xA700, "it takes nothing any more"
+    assert clients.echo(node) == 0
+    assert clients.search(node, "/studies").status_code == 200
+    assert node.held().keys() >= {one.sop_instance for one in before}
+    assert requests.get(f"http://127.0.0.1:{node.http_port}/health/ready", timeout=10).status_code == 503
+    assert node.process.poll() is None
+
+
+def fresh(like):
+    one = instances.instance(sop_class=like.sop_class)
+    return one.sop_instance, one.data_set
 
 
 def cut_power(mount):

@@ -56,9 +56,11 @@ impl Indexer {
         loop {
             let facts = match self.next(position).await {
                 Ok(facts) => facts,
+                Err(SpoolError::Failed(_)) => return,
                 Err(error) => {
-                    tracing::error!(%error, "the index can't follow the log any more");
-                    return;
+                    tracing::error!(%error, "the index waits for the spool");
+                    tokio::time::sleep(LONGEST_PAUSE).await;
+                    continue;
                 }
             };
             let now = SystemClock.now();

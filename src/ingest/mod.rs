@@ -86,12 +86,7 @@ impl Ingest {
         let taken = self.take(offer).await;
         match &taken {
             Ok(receipt) => metrics::received(door, receipt.outcome.name(), receipt.size),
-            Err(refusal) => {
-                if matches!(refusal, Refusal::OutOfResources(_)) {
-                    self.spool.note_full();
-                }
-                metrics::received(door, refusal.code(), 0);
-            }
+            Err(refusal) => metrics::received(door, refusal.code(), 0),
         }
         taken
     }

@@ -99,8 +99,7 @@ impl Disk {
     }
 
     /// Something did not fit.
-    pub fn note_full(&self, recyclable: u64) {
-        self.look(recyclable);
+    pub fn note_full(&self) {
         self.begin_full(&mut self.state.lock());
     }
 

@@ -42,6 +42,11 @@ pub enum Job {
         id: EntryId,
         answer: Answer<LogPosition>,
     },
+    /// Frees those entries that may still be freed once everything before is known.
+    Free {
+        ids: Vec<EntryId>,
+        answer: Answer<LogPosition>,
+    },
     Stop,
 }
 
@@ -128,12 +133,32 @@ impl Committer {
                 Err(error) => drop(answer.send(Err(error))),
             },
             Job::Facts { facts, durability, answer } => batch.facts(facts, durability, answer),
-            Job::Copy { id, answer } => match self.shared.copy_of(id) {
-                Ok(copy) => batch.copy(copy, answer),
-                Err(error) => drop(answer.send(Err(error))),
-            },
+            Job::Copy { id, answer } => {
+                self.settle(batch);
+                match self.shared.copy_of(id) {
+                    Ok(copy) => batch.copy(copy, answer),
+                    Err(error) => drop(answer.send(Err(error))),
+                }
+            }
+            Job::Free { ids, answer } => {
+                self.settle(batch);
+                match self.shared.freeable(&ids) {
+                    Ok(purged) => batch.facts(purged, Durability::Synced, answer),
+                    Err(error) => return drop(answer.send(Err(error))),
+                }
+                // What comes next must find them gone.
+                self.settle(batch);
+            }
             Job::Stop => {}
         }
+    }
+
+    /// Commits what the batch has so far: who asks what became of an entry must find it in the
+    /// projection.
+    fn settle(&mut self, batch: &mut Batch) {
+        let so_far = std::mem::replace(batch, Batch::new(0));
+        self.commit(so_far, true);
+        *batch = Batch::new(self.position.sequence);
     }
 
     /// Appends the batch, syncs, publishes, answers.
@@ -146,6 +171,11 @@ impl Committer {
         let written = self.append(&mut batch);
         if let Err(error) = written {
             self.shared.write_failed(&error);
+            // What was written counts as received, though nobody is told: followers will read it,
+            // and a resend is a duplicate. The numbers of the rest are not used again, for half a
+            // record may stand where the next one goes.
+            self.unsynced.append(&mut batch.published);
+            self.position.sequence = self.position.sequence.max(batch.end_sequence());
             return batch.fail(|| {
                 SpoolError::from_io(self.head_path(), io::Error::new(error.kind(), error.to_string()))
             });
@@ -203,6 +233,7 @@ impl Committer {
             let taken = self.fill_segment(batch, begin)?;
             if taken == 0 {
                 if !self.next_segment(batch, begin)? {
+                    self.shared.disk.note_full();
                     batch.refuse_objects_from(begin);
                     if begin < batch.records.len() && !self.next_segment_for_facts()? {
                         return Err(io::Error::new(
@@ -280,7 +311,9 @@ impl Committer {
 fn refuse(job: Job, error: SpoolError) {
     match job {
         Job::Object { answer, .. } => drop(answer.send(Err(error))),
-        Job::Facts { answer, .. } | Job::Copy { answer, .. } => drop(answer.send(Err(error))),
+        Job::Facts { answer, .. } | Job::Copy { answer, .. } | Job::Free { answer, .. } => {
+            drop(answer.send(Err(error)))
+        }
         Job::Stop => {}
     }
 }

@@ -45,8 +45,12 @@ impl DiskView {
     pub fn of(file: &File, path: &Path) -> io::Result<DiskView> {
         file.sync_data()?;
         rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
-        let direct =
-            OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
+        DiskView::open(path)
+    }
+
+    /// What was synced before.
+    pub fn open(path: &Path) -> io::Result<DiskView> {
+        let direct = OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
         let file = match direct {
             // File systems without O_DIRECT are left with the dropped cache.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
@@ -111,7 +115,8 @@ mod tests {
         let content: Vec<u8> = (0..2 * WINDOW + 777).map(|at| (at % 251) as u8).collect();
         std::fs::write(&path, &content).unwrap();
         let view = DiskView::of(&File::open(&path).unwrap(), &path).unwrap();
-        let stretches = [(0, 10), (4095, 2), (WINDOW - 5, 4097), (3, content.len() - 3), (content.len() - 1, 1)];
+        let stretches =
+            [(0, 10), (4095, 2), (WINDOW - 5, 4097), (3, content.len() - 3), (content.len() - 1, 1)];
         for (offset, length) in stretches {
             let mut read = vec![0; length];
             view.read_exact_at(&mut read, offset as u64).unwrap();

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
-use super::committer::Job;
-use super::entry::{EntryId, Fact, LogPosition};
+use super::committer::{Answer, Job};
+use super::entry::{EntryId, LogPosition};
 use super::segment::FIRST_RECORD;
 use super::shared::Shared;
-use super::{Cursor, Durability, SpoolError};
+use super::{Cursor, SpoolError, failure};
+use crate::telemetry::metrics;
 
 const TICK: Duration = Duration::from_secs(1);
 const CHECKPOINT: Duration = Duration::from_secs(3);
@@ -30,6 +31,10 @@ pub struct Maintenance {
     /// The position up to which the projection is on disk.
     pub safe: LogPosition,
     pub checkpointed: Instant,
+    pub started: Instant,
+    /// How full the disk was when entries were last freed before their retention was over, until a
+    /// segment is recycled.
+    pub freed_early_at: Option<f64>,
 }
 
 impl Maintenance {
@@ -58,6 +63,7 @@ impl Maintenance {
             self.recycle()?;
         }
         self.tend_spares();
+        failure::forget(&self.shared.options.dir, self.started.elapsed());
         Ok(())
     }
 
@@ -80,6 +86,10 @@ impl Maintenance {
         }
     }
 
+    fn is_short(&self) -> bool {
+        self.shared.disk.last().ratio >= self.shared.options.high_watermark
+    }
+
     fn checkpoint(&mut self) -> Result<(), SpoolError> {
         let index = LogPosition(self.shared.index_cursor.load(std::sync::atomic::Ordering::Acquire));
         let route = LogPosition(self.shared.route_cursor.load(std::sync::atomic::Ordering::Acquire));
@@ -93,9 +103,12 @@ impl Maintenance {
     /// Frees entries whose deliveries are all settled, at least one required one proven, and that
     /// have been kept long enough, or, when space is short, not that long, longest first. Nothing
     /// expires from age alone.
-    fn purge(&self) -> Result<(), SpoolError> {
+    fn purge(&mut self) -> Result<(), SpoolError> {
         let now = self.shared.clock.now();
-        let short = self.shared.disk.last().ratio >= self.shared.options.high_watermark;
+        // Freeing early goes on only while it helps: what is freed may lie in a segment that
+        // something else holds up.
+        let ratio = self.shared.disk.last().ratio;
+        let short = self.is_short() && self.freed_early_at.is_none_or(|before| ratio < before);
         let retention = if short { Duration::ZERO } else { self.shared.options.retention };
         let before = crate::clock::Millis(now.0.saturating_sub(retention.as_millis() as u64));
         let policies = self.shared.policies.read().clone();
@@ -104,38 +117,36 @@ impl Maintenance {
             let resting = self.shared.queue.resting(before, after.as_deref(), PURGE)?;
             let Some((last, _)) = resting.last() else { return Ok(()) };
             after = Some(last.clone());
-            let mut facts = Vec::new();
+            let mut ids = Vec::new();
             for (_, id) in resting {
                 let Some(state) = self.shared.queue.state(id)? else { continue };
                 if state.is_purgeable(|destination| policies.get(destination).copied()) {
-                    facts.push(Fact::Purged { entry: id, reason: "delivered".to_owned(), at: now });
+                    ids.push(id);
                 }
             }
-            if facts.is_empty() {
+            if ids.is_empty() {
                 continue;
             }
-            self.append(facts)?;
+            self.ask(|answer| Job::Free { ids, answer })?;
             if short {
-                // Whether that was enough is seen once it is recycled.
+                self.freed_early_at = Some(ratio);
                 return Ok(());
             }
         }
     }
 
-    fn append(&self, facts: Vec<Fact>) -> Result<LogPosition, SpoolError> {
+    /// Has the committer do something.
+    fn ask(&self, job: impl FnOnce(Answer<LogPosition>) -> Job) -> Result<LogPosition, SpoolError> {
+        let closed = || SpoolError::Failed("the log is closed".to_owned());
         let (answer, answered) = oneshot::channel();
-        self.send(Job::Facts { facts, durability: Durability::Synced, answer })?;
-        answered.blocking_recv().map_err(|_| SpoolError::Failed("the log is closed".to_owned()))?
-    }
-
-    fn send(&self, job: Job) -> Result<(), SpoolError> {
-        self.shared.jobs.send(job).map_err(|_| SpoolError::Failed("the log is closed".to_owned()))
+        self.shared.jobs.send(job(answer)).map_err(|_| closed())?;
+        answered.blocking_recv().map_err(|_| closed())?
     }
 
     /// Recycles segments from the oldest on, while nothing in them is needed: no entry lives there,
     /// and projection (on disk), index and router are past them. In order, so that what is left of
     /// the log is always its unbroken end.
-    fn recycle(&self) -> Result<(), SpoolError> {
+    fn recycle(&mut self) -> Result<(), SpoolError> {
         while let Some(oldest) = self.shared.segments.oldest() {
             let generation = oldest.generation;
             let size = oldest.size;
@@ -146,34 +157,50 @@ impl Maintenance {
             }
             let (live, bytes) = self.shared.queue.live_in(generation)?;
             if !live.is_empty() {
-                return self.clean(&live, bytes as f64 / size as f64);
+                return self.clean(generation, &live, bytes as f64 / size as f64);
             }
             if !self.shared.segments.recycle_oldest() {
                 return Ok(());
             }
+            self.freed_early_at = None;
         }
         Ok(())
     }
 
     /// Copies what lives in the oldest segment forward, when that is worth it; the segment is
     /// recycled after the next checkpoint.
-    fn clean(&self, live: &[EntryId], share: f64) -> Result<(), SpoolError> {
-        let short = self.shared.disk.last().ratio >= self.shared.options.high_watermark;
+    fn clean(&self, generation: u32, live: &[EntryId], share: f64) -> Result<(), SpoolError> {
+        let short = self.is_short();
         let worth = if short { WORTH_IT } else { MOSTLY_DEAD };
         let alone = self.shared.segments.live_count() <= 2;
         if share > worth || (alone && !short) {
             return Ok(());
         }
+        let mut damaged = Vec::new();
         for id in live {
-            let (answer, answered) = oneshot::channel();
-            self.send(Job::Copy { id: *id, answer })?;
-            let copied = answered.blocking_recv();
-            match copied.map_err(|_| SpoolError::Failed("the log is closed".to_owned()))? {
+            match self.ask(|answer| Job::Copy { id: *id, answer }) {
                 Ok(_) | Err(SpoolError::Freed(_)) => {}
-                // Damaged: it stays where it is, and so does its segment.
+                Err(SpoolError::Damaged { id, detail }) => damaged.push((id, detail)),
                 Err(error) => return Err(error),
             }
         }
+        if damaged.len() == live.len() {
+            self.set_aside(generation, &damaged)?;
+        }
         Ok(())
+    }
+
+    /// Nothing readable is left in the oldest segment: it goes to `review/` as it is, lest it hold
+    /// up the log behind it. Its entries stay, and stay damaged.
+    fn set_aside(&self, generation: u32, damaged: &[(EntryId, String)]) -> Result<(), SpoolError> {
+        for (entry, detail) in damaged {
+            tracing::error!(%entry, detail, "an acknowledged object is damaged; its segment goes to review/");
+            metrics::acked_object_missing();
+        }
+        let review = self.shared.options.dir.join("review");
+        self.shared
+            .segments
+            .set_aside(generation, &review)
+            .map_err(|source| SpoolError::from_io(review, source))
     }
 }

@@ -22,6 +22,7 @@ mod capacity;
 mod committer;
 mod disk_view;
 pub mod entry;
+mod failure;
 mod maintenance;
 mod open;
 mod projection;
@@ -31,6 +32,7 @@ mod recent;
 mod record;
 mod recovery;
 mod scan;
+mod scrub;
 mod segment;
 mod shared;
 mod stage;
@@ -343,19 +345,18 @@ impl Spool {
         }
     }
 
-    /// An object did not fit: the disk counts as full until clearly more is free.
-    pub fn note_full(&self) {
-        self.shared.disk.note_full(self.shared.segments.spare_bytes());
-    }
-
     pub fn options(&self) -> &SpoolOptions {
         &self.shared.options
     }
 
-    /// Becomes `Some` once, when a storage failure closes the spool; the node then stops with
-    /// exit code 75.
+    /// Becomes `Some` once, when a storage failure closes the spool.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shared.failed.subscribe()
+    }
+
+    /// Whether the storage failed in an earlier run too: then another restart won't help.
+    pub fn failed_before(&self) -> bool {
+        self.shared.failed_before
     }
 
     /// What recovery found when the spool was opened.

@@ -1,4 +1,4 @@
-//! Opening and closing the spool: lock, recovery, and its three threads.
+//! Opening and closing the spool: lock, recovery, and its four threads.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -16,10 +16,12 @@ use tokio::sync::watch;
 use super::capacity::{self, Disk};
 use super::committer::{Committer, Head, Job};
 use super::entry::LogPosition;
+use super::failure;
 use super::maintenance::Maintenance;
 use super::projection::{self, Published};
 use super::recent::Recent;
 use super::recovery::{self, Folders, Report};
+use super::scrub;
 use super::segment::{FIRST_RECORD, Segments};
 use super::shared::Shared;
 use super::stage::Room;
@@ -36,7 +38,7 @@ const APPLY: usize = 512;
 /// The spool's threads, until it is closed.
 pub struct Threads {
     pub report: Report,
-    joined: Mutex<Option<[JoinHandle<()>; 3]>>,
+    joined: Mutex<Option<[JoinHandle<()>; 4]>>,
 }
 
 impl Spool {
@@ -88,6 +90,7 @@ struct Parts {
 
 fn start(parts: Parts) -> Result<Spool, SpoolError> {
     let Parts { options, clock, segments, queue, folders, lock, head, report } = parts;
+    let failed_before = failure::is_remembered(&options.dir);
     let (jobs, job_receiver) = bounded(JOBS);
     let (projector, published) = bounded(PUBLISHED);
     let (maintenance, wake) = bounded(1);
@@ -114,6 +117,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         durable: watch::Sender::new(end),
         applied: watch::Sender::new(end),
         failed: watch::Sender::new(None),
+        failed_before,
         policies: RwLock::new(HashMap::new()),
         disk,
         maintenance,
@@ -137,6 +141,8 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         wake,
         safe: LogPosition::default(),
         checkpointed: Instant::now(),
+        started: Instant::now(),
+        freed_early_at: None,
     };
     let threads = [
         spawn("spool-committer", move || committer.run())?,
@@ -145,21 +151,26 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
             move || project(&shared, &published)
         })?,
         spawn("spool-maintenance", move || caretaker.run())?,
+        spawn("spool-scrub", {
+            let shared = shared.clone();
+            move || scrub::run(&shared)
+        })?,
     ];
     shared.wake_maintenance();
     Ok(Spool { shared, threads: Arc::new(Threads { report, joined: Mutex::new(Some(threads)) }) })
 }
 
 impl Threads {
-    /// Ends committer, projector and maintenance, in that order, then checkpoints.
+    /// Ends committer, projector, maintenance and scrub, in that order, then checkpoints.
     pub fn close(&self, shared: &Shared) {
-        let Some([committer, projector, maintenance]) = self.joined.lock().take() else { return };
+        let Some([committer, projector, maintenance, scrub]) = self.joined.lock().take() else { return };
         shared.closing.store(true, std::sync::atomic::Ordering::Release);
         let _ = shared.jobs.send(Job::Stop);
         let _ = committer.join();
         let _ = projector.join();
         shared.wake_maintenance();
         let _ = maintenance.join();
+        let _ = scrub.join();
         if shared.failure().is_none()
             && let Err(error) = shared.queue.checkpoint()
         {

@@ -17,6 +17,7 @@ use sled::{Batch, Tree};
 
 use super::entry::{Delivery, DeliveryState, Digest, EntryId, LogPosition};
 use super::projection::{Counts, DeliveryKey};
+use super::scrub::Round;
 use super::state::EntryState;
 use super::{Cursor, OpenCommitment};
 use crate::clock::Millis;
@@ -43,6 +44,7 @@ type Result<T> = std::result::Result<T, QueueError>;
 const POSITION: &[u8] = b"mposition";
 const SEQUENCE: &[u8] = b"msequence";
 const COUNTS: &[u8] = b"mcounts";
+const SCRUB: &[u8] = b"mscrub";
 
 impl Queue {
     pub fn open(dir: &Path) -> Result<Queue> {
@@ -75,6 +77,15 @@ impl Queue {
 
     pub fn set_cursor(&self, cursor: Cursor, position: LogPosition) -> Result<()> {
         self.db.insert(cursor_key(cursor), &position.0.to_be_bytes())?;
+        Ok(())
+    }
+
+    pub fn scrub_round(&self) -> Result<Option<Round>> {
+        Ok(self.db.get(SCRUB)?.map(|round| serde_json::from_slice(&round)).transpose()?)
+    }
+
+    pub fn set_scrub_round(&self, round: &Round) -> Result<()> {
+        self.db.insert(SCRUB, serde_json::to_vec(round)?)?;
         Ok(())
     }
 

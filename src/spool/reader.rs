@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -71,10 +72,10 @@ impl ObjectReader {
     /// blocking thread.
     pub async fn read_at(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
         let length = self.len().saturating_sub(offset).min(max as u64) as usize;
-        let (source, id) = (self.source.clone(), self.entry.id);
+        let source = self.source.clone();
         let read = tokio::task::spawn_blocking(move || source.read_at(offset, length));
         let read = read.await.map_err(io::Error::other).flatten();
-        read.map_err(|error| SpoolError::Damaged { id, detail: error.to_string() })
+        read.map_err(|error| self.unreadable(error))
     }
 
     /// Whether the data set still has its SHA-256. Blocks while it reads all of it.
@@ -86,7 +87,16 @@ impl ObjectReader {
         };
         let expected = self.entry.data_set_sha256;
         scan::has_digest(file, offset, self.entry.data_set_length, &expected.0)
-            .map_err(|error| SpoolError::Damaged { id: self.entry.id, detail: error.to_string() })
+            .map_err(|error| self.unreadable(error))
+    }
+
+    /// Only what ends too soon is damaged; any other error may pass.
+    fn unreadable(&self, error: io::Error) -> SpoolError {
+        let id = self.entry.id;
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => SpoolError::Damaged { id, detail: "it ends too soon".to_owned() },
+            _ => SpoolError::from_io(PathBuf::from(format!("entry {id}")), error),
+        }
     }
 }
 

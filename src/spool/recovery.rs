@@ -48,8 +48,7 @@ pub fn open_queue(folders: &Folders) -> Result<(Queue, bool), SpoolError> {
         Err(error) => {
             let aside = folders.queue.with_extension(format!("damaged-{}", ulid::Ulid::new()));
             tracing::error!(%error, aside = %aside.display(), "the queue is damaged; set aside, rebuilding it from the log");
-            std::fs::rename(&folders.queue, &aside)
-                .map_err(at(&folders.queue))?;
+            std::fs::rename(&folders.queue, &aside).map_err(at(&folders.queue))?;
             Ok((try_open_queue(&folders.queue)?, true))
         }
     }
@@ -84,7 +83,7 @@ pub fn replay(
         pending: Vec::new(),
         sequence: queue.sequence()?,
         acked_through: 0,
-        damage: None,
+        damaged_after: None,
         end: None,
     };
     let start = queue.position()?;
@@ -105,16 +104,10 @@ struct Replay<'a> {
     sequence: u64,
     /// The newest mark found: everything up to it was answered.
     acked_through: u64,
-    /// A stretch that could not be read, until it is known whether anything follows.
-    damage: Option<Damage>,
+    /// The last good record before stretches that could not be read, until it is known whether
+    /// anything follows them.
+    damaged_after: Option<u64>,
     end: Option<(Arc<Segment>, u64)>,
-}
-
-struct Damage {
-    segment: Arc<Segment>,
-    offset: u64,
-    after_sequence: u64,
-    header: Option<RecordHeader>,
 }
 
 impl Replay<'_> {
@@ -129,10 +122,12 @@ impl Replay<'_> {
                     offset = self.record(&disk, segment, *record)?;
                 }
                 // Nothing of this log: records only ever count up.
-                Found::Record(_) | Found::Nothing => match self.skip_to_intact(&disk, segment, offset, None)? {
-                    Some(next) => offset = next,
-                    None => break,
-                },
+                Found::Record(_) | Found::Nothing => {
+                    match self.skip_to_intact(&disk, segment, offset, None)? {
+                        Some(next) => offset = next,
+                        None => break,
+                    }
+                }
                 Found::Damaged(header) => match self.skip_to_intact(&disk, segment, offset, Some(header))? {
                     Some(next) => offset = next,
                     None => break,
@@ -144,26 +139,20 @@ impl Replay<'_> {
     }
 
     /// Takes an intact record; returns the offset after it.
-    fn record(
-        &mut self,
-        disk: &DiskView,
-        segment: &Arc<Segment>,
-        record: Record,
-    ) -> Result<u64, SpoolError> {
+    fn record(&mut self, disk: &DiskView, segment: &Arc<Segment>, record: Record) -> Result<u64, SpoolError> {
         let next = u64::from(record.place.offset) + record.header.record_length();
         self.acked_through = self.acked_through.max(record.header.acked_through);
-        self.settle_damage(record.header.sequence)?;
+        let place = u64::from(record.place.offset);
+        let is_intact = self.payload_intact(disk, segment, &record)?;
+        if is_intact {
+            self.settle_damage(record.header.sequence - 1);
+        }
         let gap = record.header.sequence - self.sequence - 1;
         if gap > 0 && self.sequence > 0 && self.report.lost.is_empty() {
             tracing::error!(missing = gap, after = self.sequence, "the log skips records");
         }
-        if !self.payload_intact(disk, segment, &record)? {
-            self.damage = Some(Damage {
-                segment: segment.clone(),
-                offset: u64::from(record.place.offset),
-                after_sequence: self.sequence,
-                header: Some(record.header.clone()),
-            });
+        if !is_intact {
+            self.note_damage(segment, place, Some(&record.header))?;
             self.sequence = record.header.sequence;
             return Ok(next);
         }
@@ -196,7 +185,9 @@ impl Replay<'_> {
         };
         let checked = match (header.payload, &record.meta.large) {
             (Payload::None, _) => Ok(true),
-            (Payload::Inline, _) => has_digest(disk, record.part10_offset() + u64::from(header.prefix_length)),
+            (Payload::Inline, _) => {
+                has_digest(disk, record.part10_offset() + u64::from(header.prefix_length))
+            }
             (Payload::Large, Some(name)) => {
                 let path = self.folders.large.join(name);
                 match File::open(&path).and_then(|file| DiskView::of(&file, &path)) {
@@ -224,38 +215,37 @@ impl Replay<'_> {
         let next = scan::next_intact(disk, segment, offset, self.sequence).map_err(at(&segment.path))?;
         let begun = header.is_some() || scan::looks_begun(disk, segment, offset).unwrap_or(true);
         if next.is_some() || begun {
-            self.damage =
-                Some(Damage { segment: segment.clone(), offset, after_sequence: self.sequence, header });
+            self.note_damage(segment, offset, header.as_ref())?;
         }
         Ok(next)
     }
 
-    /// Something readable follows a damaged stretch: what was acknowledged in it is lost.
-    fn settle_damage(&mut self, next_sequence: u64) -> Result<(), SpoolError> {
-        let Some(damage) = self.damage.take() else { return Ok(()) };
-        self.set_aside(&damage)?;
-        let last = (next_sequence - 1).min(self.acked_through);
-        for sequence in damage.after_sequence + 1..=last {
+    /// Copies a stretch that can't be read into `review/`: at most the record that should be there.
+    fn note_damage(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        header: Option<&RecordHeader>,
+    ) -> Result<(), SpoolError> {
+        self.damaged_after.get_or_insert(self.sequence);
+        let aside = self.folders.review.join(format!("damaged-{}-{offset}.bin", segment.generation));
+        let length = header.map_or(64 << 10, RecordHeader::record_length).min(segment.size - offset);
+        let mut bytes = vec![0; length as usize];
+        let copied =
+            segment.file.read_exact_at(&mut bytes, offset).and_then(|()| std::fs::write(&aside, bytes));
+        copied.map_err(at(&aside))?;
+        self.report.set_aside += 1;
+        Ok(())
+    }
+
+    /// What was acknowledged among the damaged records up to `last` is lost.
+    fn settle_damage(&mut self, last: u64) {
+        let Some(after) = self.damaged_after.take() else { return };
+        for sequence in after + 1..=last.min(self.acked_through) {
             tracing::error!(entry = sequence, "an acknowledged record is damaged and was set aside");
             metrics::acked_object_missing();
             self.report.lost.push(EntryId(sequence));
         }
-        Ok(())
-    }
-
-    /// Copies a damaged stretch into `review/`: at most the record that should be there.
-    fn set_aside(&mut self, damage: &Damage) -> Result<(), SpoolError> {
-        let name = format!("damaged-{}-{}.bin", damage.segment.generation, damage.offset);
-        let length = damage.header.as_ref().map_or(64 << 10, RecordHeader::record_length);
-        let length = length.min(damage.segment.size - damage.offset);
-        let copied = (|| {
-            let mut bytes = vec![0; length as usize];
-            damage.segment.file.read_exact_at(&mut bytes, damage.offset)?;
-            std::fs::write(self.folders.review.join(&name), bytes)
-        })();
-        copied.map_err(at(&self.folders.review.join(&name)))?;
-        self.report.set_aside += 1;
-        Ok(())
     }
 
     fn apply(&mut self) -> Result<(), SpoolError> {
@@ -270,13 +260,11 @@ impl Replay<'_> {
     fn finish(mut self) -> Result<Option<Head>, SpoolError> {
         self.apply()?;
         let Some((segment, mut offset)) = self.end.take() else { return Ok(None) };
-        if let Some(damage) = self.damage.take() {
-            // A torn tail: written, never answered. Kept for a person; the log goes on behind it.
-            tracing::warn!(
-                offset = damage.offset,
-                "the log ends in a torn record, which was never acknowledged; set aside"
-            );
-            self.set_aside(&damage)?;
+        if self.damaged_after.is_some() {
+            // A torn tail: written, and above the mark never answered. Kept for a person; the log
+            // goes on behind it.
+            tracing::warn!(offset, "the log ends in a torn record; set aside");
+            self.settle_damage(self.sequence);
             offset = segment.size;
         }
         Ok(Some(Head { segment, offset, sequence: self.sequence + 1, acked_through: self.sequence }))

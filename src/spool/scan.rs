@@ -125,12 +125,7 @@ pub fn next_intact(
 }
 
 /// Whether `length` bytes at `offset` have this SHA-256.
-pub fn has_digest(
-    source: &dyn ReadAt,
-    mut offset: u64,
-    length: u64,
-    sha256: &[u8; 32],
-) -> io::Result<bool> {
+pub fn has_digest(source: &dyn ReadAt, mut offset: u64, length: u64, sha256: &[u8; 32]) -> io::Result<bool> {
     let mut hasher = Sha256::new();
     let mut left = length;
     let mut block = vec![0; left.min(1 << 20) as usize];

@@ -189,6 +189,18 @@ impl Segments {
     }
 }
 
+impl Segments {
+    /// Moves a live segment's file into `folder`; who reads it goes on reading.
+    pub fn set_aside(&self, generation: u32, folder: &Path) -> io::Result<()> {
+        let mut live = self.live.write();
+        let Some(segment) = live.get(&generation) else { return Ok(()) };
+        std::fs::rename(&segment.path, folder.join(format!("segment-of-{generation}.log")))?;
+        File::open(&self.dir)?.sync_all()?;
+        live.remove(&generation);
+        Ok(())
+    }
+}
+
 fn slot_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     name.strip_prefix("segment-")?.strip_suffix(".log")?.parse().ok()

@@ -18,6 +18,7 @@ use super::batch::{Batch, Copy, Verdict};
 use super::capacity::{Capacity, Disk};
 use super::committer::Job;
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
+use super::failure;
 use super::queue::Queue;
 use super::recent::{Recent, Recently};
 use super::record::Payload;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub applied: watch::Sender<LogPosition>,
     /// Set once: why the spool takes nothing any more.
     pub failed: watch::Sender<Option<String>>,
+    /// The storage failed in an earlier run too.
+    pub failed_before: bool,
     pub policies: parking_lot::RwLock<std::collections::HashMap<String, DeliveryPolicy>>,
     pub disk: Arc<Disk>,
     pub maintenance: Sender<()>,
@@ -64,6 +67,7 @@ impl Shared {
 
     /// Closes the spool for good: nothing is acknowledged after a storage failure.
     pub fn fail(&self, reason: &str) {
+        failure::remember(&self.options.dir, reason);
         self.failed.send_if_modified(|failed| {
             let first = failed.is_none();
             if first {
@@ -78,7 +82,7 @@ impl Shared {
     pub fn write_failed(&self, error: &io::Error) {
         tracing::error!(%error, "a write to the log failed; its objects were not acknowledged");
         if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return;
+            return self.disk.note_full();
         }
         let mut errors = self.write_errors.lock();
         errors.retain(|at| at.elapsed().as_secs() < 60);
@@ -130,8 +134,10 @@ impl Shared {
                         Some(after.offset())
                     }
                     // Damage was reported at start-up; followers go past it.
-                    Found::Nothing | Found::Damaged(_) => scan::next_intact(&segment.file, &segment, offset, 0)
-                        .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?,
+                    Found::Nothing | Found::Damaged(_) => {
+                        scan::next_intact(&segment.file, &segment, offset, 0)
+                            .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?
+                    }
                 };
                 let Some(next) = next else { break };
                 offset = next;
@@ -225,16 +231,36 @@ impl Shared {
         })
     }
 
-    /// Everything that must go into the record that carries an entry forward. Waits until the
-    /// projection has caught up, so that the state it carries is whole.
-    pub fn copy_of(&self, id: EntryId) -> Result<Copy, SpoolError> {
+    /// Waits until the projection has applied all that is durable. Blocks.
+    fn catch_up(&self) -> Result<(), SpoolError> {
         let durable = *self.durable.borrow();
         while *self.applied.borrow() < durable {
             if let Some(reason) = self.failure() {
                 return Err(SpoolError::Failed(reason));
             }
-            std::thread::yield_now();
+            std::thread::sleep(std::time::Duration::from_micros(100));
         }
+        Ok(())
+    }
+
+    /// Those of the entries that may be freed at this moment, as facts that free them: since they
+    /// were chosen, one may have been sent on its way again.
+    pub fn freeable(&self, ids: &[EntryId]) -> Result<Vec<Fact>, SpoolError> {
+        self.catch_up()?;
+        let (now, policies) = (self.clock.now(), self.policies.read());
+        let mut purged = Vec::new();
+        for id in ids {
+            let Some(state) = self.queue.state(*id)? else { continue };
+            if state.is_purgeable(|destination| policies.get(destination).copied()) {
+                purged.push(Fact::Purged { entry: *id, reason: "delivered".to_owned(), at: now });
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Everything that must go into the record that carries an entry forward.
+    pub fn copy_of(&self, id: EntryId) -> Result<Copy, SpoolError> {
+        self.catch_up()?;
         let state = self.queue.state(id)?.ok_or(SpoolError::Freed(id))?;
         let (segment, record) = self.record(id)?;
         let mut prefix = read_inline(&segment, &record, id)?;

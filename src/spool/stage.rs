@@ -140,7 +140,11 @@ impl Stage {
     }
 
     async fn begin_large(&mut self) -> Result<(), SpoolError> {
-        self.large = Some(LargeFile::create(&self.room).await?);
+        let created = LargeFile::create(&self.room).await;
+        if matches!(created, Err(SpoolError::Full(_))) {
+            self.room.disk.note_full();
+        }
+        self.large = Some(created?);
         self.write_out().await?;
         self.permits.clear();
         Ok(())
@@ -148,13 +152,16 @@ impl Stage {
 
     async fn write_out(&mut self) -> Result<(), SpoolError> {
         if !self.room.disk.fits(self.gathered.length as u64) {
+            self.room.disk.note_full();
             return Err(SpoolError::Full("a large object does not fit on the disk".to_owned()));
         }
         let chunks = self.gathered.take();
-        match &mut self.large {
-            Some(file) => file.write(chunks).await,
-            None => Ok(()),
+        let Some(file) = &mut self.large else { return Ok(()) };
+        let written = file.write(chunks).await;
+        if matches!(written, Err(SpoolError::Full(_))) {
+            self.room.disk.note_full();
         }
+        written
     }
 
     /// The data set is complete. A large object's file is synced here; its directory, once per

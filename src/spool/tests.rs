@@ -34,6 +34,10 @@ impl Bench {
         Bench { dir, clock: Arc::default(), options }
     }
 
+    fn first_segment(&self) -> std::path::PathBuf {
+        self.dir.path().join("spool/segments/segment-00000000.log")
+    }
+
     fn open(&self) -> Spool {
         Spool::start(self.options.clone(), self.clock.clone()).unwrap()
     }
@@ -63,6 +67,16 @@ fn entry(uid: &str) -> SpoolEntry {
         rule_set: 0,
         conflict_with: None,
     }
+}
+
+fn policies() -> HashMap<String, DeliveryPolicy> {
+    HashMap::from([("pacs".to_owned(), DeliveryPolicy { required: true, success_is_proof: false })])
+}
+
+async fn deliver(spool: &Spool, entry: EntryId, outcome: Outcome) {
+    let routed = Fact::Routed { entry, destinations: vec!["pacs".into()], at: Millis(1) };
+    let settled = Fact::Delivery { entry, destination: "pacs".into(), outcome, at: Millis(2) };
+    spool.append(vec![routed, settled], Durability::Synced).await.unwrap();
 }
 
 fn content(seed: u8, length: usize) -> Bytes {
@@ -214,15 +228,12 @@ async fn a_disk_that_runs_full_frees_what_is_proven_before_its_retention_and_not
     bench.options.high_watermark = 0.0;
     bench.clock.advance(Duration::from_secs(10));
     let spool = bench.open();
-    let policy = DeliveryPolicy { required: true, success_is_proof: false };
-    spool.set_policies(HashMap::from([("pacs".to_owned(), policy)]));
+    spool.set_policies(policies());
     let proven = store(&spool, "1.1", content(1, 3000)).await.unwrap().id;
     let sent = store(&spool, "1.2", content(2, 3000)).await.unwrap().id;
     let outcomes = [(proven, Outcome::Verified { by: "query".into() }), (sent, Outcome::Sent)];
     for (entry, outcome) in outcomes {
-        let routed = Fact::Routed { entry, destinations: vec!["pacs".into()], at: Millis(1) };
-        let settled = Fact::Delivery { entry, destination: "pacs".into(), outcome, at: Millis(2) };
-        spool.append(vec![routed, settled], Durability::Synced).await.unwrap();
+        deliver(&spool, entry, outcome).await;
     }
     until(async || (spool.counts().objects == 1).then_some(())).await;
     assert_eq!(read(&spool, sent).await, content(2, 3000));
@@ -233,8 +244,7 @@ async fn a_disk_that_runs_full_frees_what_is_proven_before_its_retention_and_not
 async fn space_is_freed_after_proof_and_retention_and_segments_are_recycled() {
     let bench = Bench::new();
     let spool = bench.open();
-    let policy = DeliveryPolicy { required: true, success_is_proof: false };
-    spool.set_policies(HashMap::from([("pacs".to_owned(), policy)]));
+    spool.set_policies(policies());
     let kept = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
     let mut delivered = Vec::new();
     for index in 0..40u8 {
@@ -242,12 +252,8 @@ async fn space_is_freed_after_proof_and_retention_and_segments_are_recycled() {
         let length = if index < 38 { 60_000 } else { 100_000 };
         delivered.push(store(&spool, &format!("1.2.3.{index}"), content(index, length)).await.unwrap().id);
     }
-    let verified = Outcome::Verified { by: "query".into() };
     for id in &delivered {
-        let routed = Fact::Routed { entry: *id, destinations: vec!["pacs".into()], at: Millis(1) };
-        let outcome = verified.clone();
-        let settled = Fact::Delivery { entry: *id, destination: "pacs".into(), outcome, at: Millis(2) };
-        spool.append(vec![routed, settled], Durability::Soon).await.unwrap();
+        deliver(&spool, *id, Outcome::Verified { by: "query".into() }).await;
     }
     let end = spool.append(vec![], Durability::Synced).await.unwrap();
     spool.applied(end).await.unwrap();
@@ -287,7 +293,7 @@ async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
     drop(spool);
     std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
     // A second record whose payload never reached the disk.
-    let path = bench.dir.path().join("spool/segments/segment-00000000.log");
+    let path = bench.first_segment();
     let mut bytes = std::fs::read(&path).unwrap();
     let record = record::RecordHeader::decode(&bytes[4096..]).unwrap();
     let length = record.record_length() as usize;
@@ -322,7 +328,7 @@ async fn a_damaged_acknowledged_record_is_reported_and_the_rest_is_kept() {
     spool.close();
     drop(spool);
     std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
-    let path = bench.dir.path().join("spool/segments/segment-00000000.log");
+    let path = bench.first_segment();
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[4096 + 10] ^= 1;
     std::fs::write(&path, bytes).unwrap();
@@ -331,6 +337,82 @@ async fn a_damaged_acknowledged_record_is_reported_and_the_rest_is_kept() {
     assert_eq!(spool.recovery().lost, vec![ids[0]]);
     assert_eq!(read(&spool, ids[1]).await, content(1, 3000));
     assert_eq!(read(&spool, ids[2]).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_damaged_records_side_by_side_each_is_reported() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    for index in 0..4 {
+        store(&spool, &format!("1.2.3.{index}"), content(index, 3000)).await.unwrap();
+    }
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    let path = bench.first_segment();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = record::RecordHeader::decode(&bytes[4096..]).unwrap().record_length() as usize;
+    bytes[4096 + length - 100] ^= 1; // The first one's data set,
+    bytes[4096 + length + 10] ^= 1; // the second one's header.
+    std::fs::write(&path, bytes).unwrap();
+
+    let spool = bench.open();
+    assert_eq!(spool.recovery().lost, vec![EntryId(1), EntryId(2)]);
+    assert_eq!(spool.recovery().set_aside, 2);
+    assert_eq!(read(&spool, EntryId(3)).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    spool.set_policies(policies());
+    let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
+    assert!(scrub::is_intact(&spool.shared, damaged).unwrap());
+    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
+    file.sync_all().unwrap();
+    assert!(!scrub::is_intact(&spool.shared, damaged).unwrap());
+
+    for index in 0..40u8 {
+        let id = store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap().id;
+        deliver(&spool, id, Outcome::Verified { by: "query".into() }).await;
+    }
+    bench.clock.advance(Duration::from_secs(100));
+    until(async || {
+        let end = spool.durable_position();
+        spool.report_cursor(Cursor::Index, end);
+        spool.report_cursor(Cursor::Route, end);
+        (spool.status().segments <= 2).then_some(())
+    })
+    .await;
+    assert!(bench.dir.path().join("spool/review/segment-of-1.log").exists());
+    assert!(matches!(spool.open(damaged).await, Err(SpoolError::Damaged { .. })));
+    assert_eq!(spool.counts().objects, 1, "it is told of until a person has seen to it");
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_on_its_way_again_is_not_freed_though_it_was_chosen() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    spool.set_policies(policies());
+    let mut ids = Vec::new();
+    for (uid, seed) in [("1.1", 1), ("1.2", 2)] {
+        ids.push(store(&spool, uid, content(seed, 3000)).await.unwrap().id);
+    }
+    for id in &ids {
+        deliver(&spool, *id, Outcome::Verified { by: "query".into() }).await;
+    }
+    deliver(&spool, ids[1], Outcome::Requeued).await;
+    let (answer, answered) = oneshot::channel();
+    spool.shared.jobs.send(Job::Free { ids: ids.clone(), answer }).unwrap();
+    answered.await.unwrap().unwrap();
+    let anew = store(&spool, "1.1", content(1, 3000)).await.unwrap();
+    assert_eq!(anew.verdict, Verdict::New, "freed: received anew");
+    assert_eq!(read(&spool, ids[1]).await, content(2, 3000));
     spool.close();
 }
 

@@ -1,0 +1,102 @@
+//! Reads everything that is held once a week, from the disk, and compares its SHA-256: rot is found
+//! while another copy may still exist, not when the object is wanted.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::disk_view::DiskView;
+use super::entry::EntryId;
+use super::shared::Shared;
+use super::{SpoolError, scan};
+use crate::clock::Millis;
+use crate::telemetry::metrics;
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes read in a second at most: it must not be noticed.
+const PACE: u64 = 8 << 20;
+/// Entries looked up, and remembered as read, at once.
+const PAGE: usize = 64;
+const TICK: Duration = Duration::from_millis(200);
+/// After an error.
+const LATER: Duration = Duration::from_secs(60);
+
+/// A round of reading everything; kept in the projection.
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
+pub struct Round {
+    began: Millis,
+    /// The last entry read.
+    after: Option<EntryId>,
+    done: bool,
+}
+
+/// Scrubs until the spool closes.
+pub fn run(shared: &Shared) {
+    while pause(shared, TICK) {
+        if let Err(error) = next_page(shared) {
+            tracing::warn!(%error, "the scrub of the spool waits");
+            pause(shared, LATER);
+        }
+    }
+}
+
+/// Reads the next entries of the round, or of a new one when a week is over, and remembers that.
+fn next_page(shared: &Shared) -> Result<(), SpoolError> {
+    let now = shared.clock.now();
+    let mut round = match shared.queue.scrub_round()? {
+        Some(round) if !round.done => round,
+        Some(round) if now.since(round.began) < WEEK => return Ok(()),
+        _ => Round { began: now, after: None, done: false },
+    };
+    let entries = shared.queue.entries(round.after, PAGE)?;
+    for state in &entries {
+        let begun = Instant::now();
+        if !is_intact(shared, state.id)? {
+            tracing::error!(entry = %state.id, "an acknowledged object does not have its SHA-256 any more; see `relaypacs spool verify`");
+            metrics::acked_object_missing();
+        }
+        let share = Duration::from_secs_f64(state.size as f64 / PACE as f64);
+        if !pause(shared, share.saturating_sub(begun.elapsed())) {
+            return Ok(());
+        }
+    }
+    round.after = entries.last().map(|state| state.id).or(round.after);
+    round.done = entries.len() < PAGE;
+    Ok(shared.queue.set_scrub_round(&round)?)
+}
+
+/// Whether the disk has the entry's bytes as they were acknowledged. Freed meanwhile is as good.
+pub fn is_intact(shared: &Shared, id: EntryId) -> Result<bool, SpoolError> {
+    let (segment, record) = match shared.record(id) {
+        Err(SpoolError::Freed(_) | SpoolError::Unknown(_)) => return Ok(true),
+        Err(SpoolError::Damaged { .. }) => return Ok(false),
+        found => found?,
+    };
+    let header = &record.header;
+    let (path, offset) = match &record.meta.large {
+        Some(name) => (shared.large_path(name), 0),
+        None => (segment.path.clone(), record.part10_offset() + u64::from(header.prefix_length)),
+    };
+    let disk = match DiskView::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(matches!(shared.locate(id), Err(SpoolError::Freed(_))));
+        }
+        opened => opened,
+    };
+    disk.and_then(|disk| scan::has_digest(&disk, offset, header.data_set_length, &header.data_set_sha256))
+        .map_err(|source| SpoolError::from_io(path, source))
+}
+
+/// False when the spool closes meanwhile.
+fn pause(shared: &Shared, length: Duration) -> bool {
+    let until = Instant::now() + length;
+    loop {
+        if shared.is_closing() || shared.failure().is_some() {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        std::thread::sleep(left.min(TICK));
+    }
+}
