@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Control, ControlError, json, streamed};
 use crate::clock::{Millis, rfc3339};
 use crate::spool::{Delivery, DeliveryState, EntryId, EntryState, ObjectReader, Spool, SpoolError};
-use crate::telemetry::metrics;
 
 const PAGE: usize = 500;
 const CHUNK: usize = 256 * 1024;
@@ -151,7 +150,6 @@ pub async fn verify(Data(control): Data<&Control>) -> Answer {
                 Check::Intact => walk.sum = Some((verified + 1, damaged, bytes + state.size)),
                 Check::Freed => {}
                 Check::Damaged(detail) => {
-                    metrics::acked_object_missing();
                     walk.sum = Some((verified, damaged + 1, bytes));
                     return Ok(Some((VerifyLine::Damaged { damaged: state.id, detail }, walk)));
                 }

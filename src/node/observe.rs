@@ -55,6 +55,7 @@ async fn snapshot(spool: &Spool, clock: &dyn Clock, forward: &Forward, index: &I
         spool_bytes: status.bytes,
         spool_objects: status.objects,
         spool_capacity_ratio: status.capacity_ratio,
+        acked_object_missing: status.damaged,
         index_lag_seconds: index.lag().as_secs_f64(),
         destinations,
     }
@@ -91,12 +92,17 @@ async fn oldest_undelivered(spool: &Spool, clock: &dyn Clock, destination: &str)
 /// Readiness's lines beside the log's: none of them stops receiving.
 pub fn dependencies(foundation: &Foundation, running: &Running) -> Probe {
     let (index, forward) = (running.index.clone(), running.forward.clone());
+    let spool = foundation.spool.clone();
     let relaxed = foundation.config.spool.durability == SpoolDurability::Relaxed;
     Arc::new(move || {
-        let (index, forward) = (index.clone(), forward.clone());
+        let (index, forward, spool) = (index.clone(), forward.clone(), spool.clone());
         Box::pin(async move {
             let database = index.ping().await.is_ok();
             let mut lines = vec![line("database", database, "it does not answer")];
+            if spool.status().damaged > 0 {
+                let detail = "acknowledged objects can't be read: see `relaypacs spool verify` and review/";
+                lines.push(line("objects", false, detail));
+            }
             if relaxed {
                 lines.push(line("durability", false, "relaxed: answers do not wait for the disk"));
             }

@@ -12,7 +12,6 @@ use super::entry::{EntryId, LogPosition};
 use super::segment::FIRST_RECORD;
 use super::shared::Shared;
 use super::{Cursor, SpoolError, failure};
-use crate::telemetry::metrics;
 
 const TICK: Duration = Duration::from_secs(1);
 const CHECKPOINT: Duration = Duration::from_secs(3);
@@ -194,9 +193,9 @@ impl Maintenance {
     /// up the log behind it. Its entries stay, and stay damaged.
     fn set_aside(&self, generation: u32, damaged: &[(EntryId, String)]) -> Result<(), SpoolError> {
         for (entry, detail) in damaged {
-            tracing::error!(%entry, detail, "an acknowledged object is damaged; its segment goes to review/");
-            metrics::acked_object_missing();
+            self.shared.damage.note(*entry, detail);
         }
+        tracing::error!(generation, "nothing in this segment of the log is readable; it goes to review/");
         let review = self.shared.options.dir.join("review");
         self.shared
             .segments

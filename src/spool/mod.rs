@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 mod batch;
 mod capacity;
 mod committer;
+mod damage;
 mod disk_view;
 pub mod entry;
 mod failure;
@@ -166,6 +167,8 @@ pub struct Status {
     /// Objects are refused for want of room.
     pub full: bool,
     pub failure: Option<String>,
+    /// Acknowledged objects that can't be read any more.
+    pub damaged: u64,
 }
 
 impl Spool {
@@ -278,6 +281,29 @@ impl Spool {
         Ok(held.into_iter().map(|(id, ..)| id).collect())
     }
 
+    /// Frees held copies of this very object whose bytes the disk does not have any more, so that a
+    /// resend is received anew and not taken for a duplicate of what can't be read.
+    pub async fn free_damaged_copies(
+        &self,
+        uid: &Uid,
+        transfer_syntax_uid: &str,
+        digest: Digest,
+    ) -> Result<(), SpoolError> {
+        let (uid, syntax) = (uid.clone(), transfer_syntax_uid.to_owned());
+        let damaged = self.blocking(move |shared| shared.damaged_copies(&uid, &syntax, digest)).await?;
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let at = self.shared.clock.now();
+        let freed = damaged.into_iter().map(|entry| Fact::Purged {
+            entry,
+            reason: "damaged, received anew".to_owned(),
+            at,
+        });
+        let freed = self.append(freed.collect(), Durability::Synced).await?;
+        self.applied(freed).await
+    }
+
     /// Held entries after `after`, oldest first.
     pub async fn entries(&self, after: Option<EntryId>, limit: usize) -> Result<Vec<EntryState>, SpoolError> {
         self.blocking(move |shared| Ok(shared.queue.entries(after, limit)?)).await
@@ -342,6 +368,7 @@ impl Spool {
             free_bytes: capacity.free_bytes,
             full,
             failure: self.shared.failure(),
+            damaged: self.shared.damage.count(),
         }
     }
 

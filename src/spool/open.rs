@@ -1,8 +1,9 @@
 //! Opening and closing the spool: lock, recovery, and its four threads.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -15,7 +16,8 @@ use tokio::sync::watch;
 
 use super::capacity::{self, Disk};
 use super::committer::{Committer, Head, Job};
-use super::entry::LogPosition;
+use super::damage::Damage;
+use super::entry::{Fact, LogPosition};
 use super::failure;
 use super::maintenance::Maintenance;
 use super::projection::{self, Published};
@@ -57,6 +59,7 @@ impl Spool {
         let (mut queue, fresh) = recovery::open_queue(&folders)?;
         report.rebuilt = fresh && segments.oldest().is_some();
         if recovery::queue_is_ahead(&segments, &queue)? {
+            recovery::list_misplaced(&segments, &queue, &folders)?;
             drop(queue);
             let aside = folders.queue.with_extension(format!("ahead-{}", ulid::Ulid::new()));
             tracing::error!(aside = %aside.display(), "the queue is ahead of the log; set aside, rebuilding it");
@@ -65,6 +68,7 @@ impl Spool {
             report.rebuilt = true;
         }
         let head = recovery::replay(&segments, &queue, &folders, &mut report)?;
+        recovery::check_places(&segments, &queue, &mut report)?;
         recovery::check_large_files(&queue, &folders, &mut report)?;
         let head = match head {
             Some(head) => head,
@@ -102,6 +106,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
     };
     let disk = Disk::open(&options.dir, options.critical_watermark, segments.spare_bytes());
     let disk = Arc::new(io_at(&options.dir, disk)?);
+    let damage = Arc::new(io_at(&folders.review, Damage::open(&folders.review, &report.lost))?);
     let inline_limit = options.inline_limit.min(options.segment_size / 4);
     let room = Room::new(folders.large.clone(), inline_limit, disk.clone());
     let index_cursor = AtomicU64::new(queue.cursor(Cursor::Index)?.0);
@@ -120,6 +125,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         failed_before,
         policies: RwLock::new(HashMap::new()),
         disk,
+        damage,
         maintenance,
         index_cursor,
         route_cursor,
@@ -192,6 +198,11 @@ fn project(shared: &Shared, published: &Receiver<Published>) {
             return shared.fail(&format!("the queue can't be written: {error}"));
         }
         shared.recent.applied(&records);
+        for record in &records {
+            if let Fact::Purged { entry, .. } = &*record.fact {
+                shared.damage.forget(*entry);
+            }
+        }
         if let Some(last) = records.last() {
             shared.applied.send_replace(last.after);
         }
@@ -214,8 +225,10 @@ fn make_folders(options: &SpoolOptions) -> Result<Folders, SpoolError> {
         review: options.dir.join("review"),
         queue: options.dir.join("queue"),
     };
-    for dir in [&options.dir, &folders.large, &folders.review] {
-        io_at(dir, std::fs::create_dir_all(dir))?;
+    for dir in [&options.dir, &options.dir.join("segments"), &folders.large, &folders.review, &folders.queue]
+    {
+        // What they hold is for the node's own user only, whatever the umask.
+        io_at(dir, DirBuilder::new().recursive(true).mode(0o700).create(dir))?;
     }
     io_at(&options.dir, File::open(&options.dir).and_then(|dir| dir.sync_all()))?;
     Ok(folders)

@@ -89,6 +89,11 @@ impl Queue {
         Ok(())
     }
 
+    pub fn forget_scrub_round(&self) -> Result<()> {
+        self.db.remove(SCRUB)?;
+        Ok(())
+    }
+
     /// Makes what is applied durable; returns the position that is then safe.
     pub fn checkpoint(&self) -> Result<LogPosition> {
         let position = self.position()?;
@@ -223,6 +228,19 @@ impl Queue {
             bytes += number_at(&value, 8);
         }
         Ok((ids, bytes))
+    }
+
+    /// Held entries whose place `exists` does not know: generation of the segment, and offset.
+    pub fn misplaced(&self, mut exists: impl FnMut(u32, u64) -> bool) -> Result<Vec<EntryId>> {
+        let mut ids = Vec::new();
+        for item in self.db.scan_prefix(b"p") {
+            let (key, value) = item?;
+            let place = number_at(&key, 1);
+            if !exists((place >> 32) as u32, place & 0xffff_ffff) {
+                ids.push(EntryId(number_at(&value, 0)));
+            }
+        }
+        Ok(ids)
     }
 
     pub fn has_large(&self, name: &str) -> Result<bool> {

@@ -7,12 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
 
+use super::damage::Damage;
 use super::entry::{EntryId, Fact, SpoolEntry};
 use super::record::Payload;
 use super::segment::Segment;
 use super::shared::Shared;
 use super::{SpoolError, scan};
+
+const OTHER_BYTES: &str = "its SHA-256 differs";
 
 /// The Part 10 bytes of one entry: our preamble and file meta, then the data set as received.
 /// They stay readable while the reader lives.
@@ -20,6 +25,17 @@ use super::{SpoolError, scan};
 pub struct ObjectReader {
     pub entry: Arc<SpoolEntry>,
     source: Source,
+    check: Arc<Mutex<Check>>,
+    damage: Arc<Damage>,
+}
+
+/// Hashes the data set while it is read front to back, so that whoever reads all of it gets its
+/// last bytes only when they are those that were acknowledged.
+#[derive(Debug)]
+struct Check {
+    hasher: Sha256,
+    /// Offset in the Part 10 file of what is hashed next.
+    next: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -33,6 +49,14 @@ enum Source {
 impl ObjectReader {
     /// Opens an entry. Blocks.
     pub(super) fn open(shared: &Shared, id: EntryId) -> Result<ObjectReader, SpoolError> {
+        Self::find(shared, id).inspect_err(|error| {
+            if let SpoolError::Damaged { id, detail } = error {
+                shared.damage.note(*id, detail);
+            }
+        })
+    }
+
+    fn find(shared: &Shared, id: EntryId) -> Result<ObjectReader, SpoolError> {
         let (segment, record) = shared.record(id)?;
         let offset = record.part10_offset();
         let payload = record.header.payload;
@@ -56,7 +80,9 @@ impl ObjectReader {
             }
             _ => Source::Log { segment, offset },
         };
-        Ok(ObjectReader { entry: Arc::new(*entry), source })
+        let check = Check { hasher: Sha256::new(), next: u64::from(entry.prefix_length) };
+        let (check, damage) = (Arc::new(Mutex::new(check)), shared.damage.clone());
+        Ok(ObjectReader { entry: Arc::new(*entry), source, check, damage })
     }
 
     /// Length of the whole Part 10 file.
@@ -69,11 +95,16 @@ impl ObjectReader {
     }
 
     /// Up to `max` bytes at `offset` of the Part 10 file; fewer only at its end. Reads on a
-    /// blocking thread.
+    /// blocking thread. Who reads the data set front to back is refused its last bytes when it does
+    /// not have its SHA-256.
     pub async fn read_at(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
         let length = self.len().saturating_sub(offset).min(max as u64) as usize;
-        let source = self.source.clone();
-        let read = tokio::task::spawn_blocking(move || source.read_at(offset, length));
+        let (source, check, entry) = (self.source.clone(), self.check.clone(), self.entry.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = source.read_at(offset, length)?;
+            check.lock().take(&entry, offset, &bytes)?;
+            Ok(bytes)
+        });
         let read = read.await.map_err(io::Error::other).flatten();
         read.map_err(|error| self.unreadable(error))
     }
@@ -86,16 +117,46 @@ impl ObjectReader {
             Source::Large { file, .. } => (&**file, 0),
         };
         let expected = self.entry.data_set_sha256;
-        scan::has_digest(file, offset, self.entry.data_set_length, &expected.0)
-            .map_err(|error| self.unreadable(error))
+        let is_intact = scan::has_digest(file, offset, self.entry.data_set_length, &expected.0)
+            .map_err(|error| self.unreadable(error))?;
+        if !is_intact {
+            self.damage.note(self.entry.id, OTHER_BYTES);
+        }
+        Ok(is_intact)
     }
 
     /// Only what ends too soon is damaged; any other error may pass.
     fn unreadable(&self, error: io::Error) -> SpoolError {
         let id = self.entry.id;
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => SpoolError::Damaged { id, detail: "it ends too soon".to_owned() },
-            _ => SpoolError::from_io(PathBuf::from(format!("entry {id}")), error),
+        let detail = match error.kind() {
+            io::ErrorKind::UnexpectedEof => "it ends too soon",
+            io::ErrorKind::InvalidData => OTHER_BYTES,
+            _ => return SpoolError::from_io(PathBuf::from(format!("entry {id}")), error),
+        };
+        self.damage.note(id, detail);
+        SpoolError::Damaged { id, detail: detail.to_owned() }
+    }
+}
+
+impl Check {
+    /// Takes note of bytes that were read at `offset`.
+    fn take(&mut self, entry: &SpoolEntry, offset: u64, bytes: &Bytes) -> io::Result<()> {
+        let end = offset + bytes.len() as u64;
+        if offset > self.next || end <= self.next {
+            return Ok(());
+        }
+        self.hasher.update(&bytes[(self.next - offset) as usize..]);
+        self.next = end;
+        if end < u64::from(entry.prefix_length) + entry.data_set_length {
+            return Ok(());
+        }
+        match self.hasher.clone().finalize()[..] == entry.data_set_sha256.0 {
+            true => Ok(()),
+            // The last bytes stay to be asked for, and are refused again.
+            false => {
+                self.next = u64::MAX;
+                Err(io::ErrorKind::InvalidData.into())
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Start-up: replays the log from the projection's last position, tells a torn tail from damage,
 //! and looks after what no record names. Nothing that was acknowledged is dropped silently.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,8 +14,7 @@ use super::queue::{Queue, QueueError};
 use super::record::{Payload, RecordHeader};
 use super::scan::{self, Found, Record};
 use super::segment::{FIRST_RECORD, Segment, Segments};
-use super::{SpoolError, committer::Head};
-use crate::telemetry::metrics;
+use super::{SpoolError, committer::Head, damage};
 
 /// Records applied to the projection at once.
 const CHUNK: usize = 1000;
@@ -42,7 +42,7 @@ pub struct Folders {
 
 /// Opens the projection; a damaged one is set aside, and `None` says that it must be rebuilt.
 pub fn open_queue(folders: &Folders) -> Result<(Queue, bool), SpoolError> {
-    let existed = folders.queue.exists();
+    let existed = folders.queue.join("db").exists();
     match try_open_queue(&folders.queue) {
         Ok(queue) => Ok((queue, !existed)),
         Err(error) => {
@@ -243,7 +243,6 @@ impl Replay<'_> {
         let Some(after) = self.damaged_after.take() else { return };
         for sequence in after + 1..=last.min(self.acked_through) {
             tracing::error!(entry = sequence, "an acknowledged record is damaged and was set aside");
-            metrics::acked_object_missing();
             self.report.lost.push(EntryId(sequence));
         }
     }
@@ -282,6 +281,45 @@ pub fn remove_files(dir: &Path, names: &[String]) -> io::Result<()> {
     Ok(())
 }
 
+/// Entries whose place is in no segment: files of the log are missing, or were cut.
+fn misplaced(segments: &Segments, queue: &Queue) -> Result<Vec<EntryId>, QueueError> {
+    let mut sizes = HashMap::new();
+    queue.misplaced(|generation, offset| {
+        let size =
+            sizes.entry(generation).or_insert_with(|| segments.get(generation).map(|found| found.size));
+        size.is_some_and(|size| offset < size)
+    })
+}
+
+/// Reports entries whose records are gone; they stay, and stay damaged.
+pub fn check_places(segments: &Segments, queue: &Queue, report: &mut Report) -> Result<(), SpoolError> {
+    let lost = misplaced(segments, queue)?;
+    if !lost.is_empty() {
+        tracing::error!(
+            objects = lost.len(),
+            "files of the log are missing, and acknowledged objects with them"
+        );
+    }
+    report.lost.extend(lost);
+    Ok(())
+}
+
+/// Lists what a queue that is about to be set aside knows and the log does not hold any more.
+pub fn list_misplaced(segments: &Segments, queue: &Queue, folders: &Folders) -> Result<(), SpoolError> {
+    let mut lost = Vec::new();
+    for id in misplaced(segments, queue)? {
+        lost.extend(queue.state(id)?);
+    }
+    if lost.is_empty() {
+        return Ok(());
+    }
+    tracing::error!(
+        objects = lost.len(),
+        "the newest part of the log is missing, and acknowledged objects with it"
+    );
+    damage::list(&folders.review, &lost).map_err(at(&folders.review))
+}
+
 /// Large files that no record names go to `review/`; entries whose file is gone are reported.
 pub fn check_large_files(queue: &Queue, folders: &Folders, report: &mut Report) -> Result<(), SpoolError> {
     // Names too must be on the disk before anybody counts on them.
@@ -297,7 +335,6 @@ pub fn check_large_files(queue: &Queue, folders: &Folders, report: &mut Report) 
     let missing = queue.large_entries(|name| folders.large.join(name).exists())?;
     for id in missing {
         tracing::error!(entry = %id, "the file of an acknowledged object is missing");
-        metrics::acked_object_missing();
         report.lost.push(id);
     }
     Ok(())

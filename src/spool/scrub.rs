@@ -9,7 +9,6 @@ use super::entry::EntryId;
 use super::shared::Shared;
 use super::{SpoolError, scan};
 use crate::clock::Millis;
-use crate::telemetry::metrics;
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes read in a second at most: it must not be noticed.
@@ -29,8 +28,15 @@ pub struct Round {
     done: bool,
 }
 
-/// Scrubs until the spool closes.
+/// Scrubs until the spool closes. A start begins a round at once: something may have happened to
+/// the files meanwhile.
 pub fn run(shared: &Shared) {
+    if let Ok(Some(round)) = shared.queue.scrub_round()
+        && round.done
+        && let Err(error) = shared.queue.forget_scrub_round()
+    {
+        tracing::warn!(%error, "the scrub of the spool goes on where it was");
+    }
     while pause(shared, TICK) {
         if let Err(error) = next_page(shared) {
             tracing::warn!(%error, "the scrub of the spool waits");
@@ -50,10 +56,7 @@ fn next_page(shared: &Shared) -> Result<(), SpoolError> {
     let entries = shared.queue.entries(round.after, PAGE)?;
     for state in &entries {
         let begun = Instant::now();
-        if !is_intact(shared, state.id)? {
-            tracing::error!(entry = %state.id, "an acknowledged object does not have its SHA-256 any more; see `relaypacs spool verify`");
-            metrics::acked_object_missing();
-        }
+        is_intact(shared, state.id)?;
         let share = Duration::from_secs_f64(state.size as f64 / PACE as f64);
         if !pause(shared, share.saturating_sub(begun.elapsed())) {
             return Ok(());
@@ -64,8 +67,17 @@ fn next_page(shared: &Shared) -> Result<(), SpoolError> {
     Ok(shared.queue.set_scrub_round(&round)?)
 }
 
-/// Whether the disk has the entry's bytes as they were acknowledged. Freed meanwhile is as good.
+/// Whether the disk has the entry's bytes as they were acknowledged; notes it when not. Freed
+/// meanwhile is as good.
 pub fn is_intact(shared: &Shared, id: EntryId) -> Result<bool, SpoolError> {
+    let is_intact = has_its_bytes(shared, id)?;
+    if !is_intact {
+        shared.damage.note(id, "the disk does not have its bytes");
+    }
+    Ok(is_intact)
+}
+
+fn has_its_bytes(shared: &Shared, id: EntryId) -> Result<bool, SpoolError> {
     let (segment, record) = match shared.record(id) {
         Err(SpoolError::Freed(_) | SpoolError::Unknown(_)) => return Ok(true),
         Err(SpoolError::Damaged { .. }) => return Ok(false),

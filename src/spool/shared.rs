@@ -17,12 +17,14 @@ use tokio::sync::watch;
 use super::batch::{Batch, Copy, Verdict};
 use super::capacity::{Capacity, Disk};
 use super::committer::Job;
+use super::damage::Damage;
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
 use super::failure;
 use super::queue::Queue;
 use super::recent::{Recent, Recently};
 use super::record::Payload;
 use super::scan::{self, Found, Record};
+use super::scrub;
 use super::segment::{FIRST_RECORD, Segment, Segments};
 use super::stage::Room;
 use super::state::{DeliveryPolicy, EntryState, Place};
@@ -48,6 +50,7 @@ pub struct Shared {
     pub failed_before: bool,
     pub policies: parking_lot::RwLock<std::collections::HashMap<String, DeliveryPolicy>>,
     pub disk: Arc<Disk>,
+    pub damage: Arc<Damage>,
     pub maintenance: Sender<()>,
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
@@ -186,6 +189,24 @@ impl Shared {
         }
         held.sort_by_key(|(id, ..)| *id);
         Ok(held)
+    }
+
+    /// Held entries of this very object that are not intact on the disk. Reads all of each.
+    pub fn damaged_copies(
+        &self,
+        uid: &Uid,
+        syntax: &str,
+        digest: Digest,
+    ) -> Result<Vec<EntryId>, SpoolError> {
+        let mut damaged = self.held_with_uid(uid)?;
+        damaged.retain(|(_, held, held_in)| *held == digest && held_in == syntax);
+        let mut ids = Vec::new();
+        for (id, ..) in damaged {
+            if !scrub::is_intact(self, id)? {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
     }
 
     /// Where an entry's newest record lies, and its large file's name.

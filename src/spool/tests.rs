@@ -375,6 +375,12 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
     file.sync_all().unwrap();
     assert!(!scrub::is_intact(&spool.shared, damaged).unwrap());
+    assert_eq!(spool.status().damaged, 1);
+    let reader = spool.open(damaged).await.unwrap();
+    let length = reader.len();
+    assert!(reader.read_at(0, length as usize - 1).await.is_ok());
+    let last = reader.read_at(length - 1, 1).await;
+    assert!(matches!(last, Err(SpoolError::Damaged { .. })), "nobody gets all of it");
 
     for index in 0..40u8 {
         let id = store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap().id;
@@ -392,6 +398,45 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     assert!(matches!(spool.open(damaged).await, Err(SpoolError::Damaged { .. })));
     assert_eq!(spool.counts().objects, 1, "it is told of until a person has seen to it");
     spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_files_of_the_log_are_reported_at_each_start() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    for index in 0..20u8 {
+        store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap();
+    }
+    spool.close();
+    drop(spool);
+    std::fs::remove_file(bench.first_segment()).unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let spool = bench.open();
+        seen.push((spool.recovery().lost.len(), spool.status().damaged));
+        spool.close();
+    }
+    assert!(seen[0].0 > 5 && seen[0].1 == seen[0].0 as u64, "{seen:?}");
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_newest_part_is_missing_is_told_of_until_a_person_has_seen_to_it() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    for index in 0..20u8 {
+        store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap();
+    }
+    spool.close();
+    drop(spool);
+    for file in std::fs::read_dir(bench.dir.path().join("spool/segments")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    for _ in 0..2 {
+        let spool = bench.open();
+        assert_eq!(spool.status().damaged, 20);
+        spool.close();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

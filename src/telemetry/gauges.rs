@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub spool_objects: u64,
     /// Share of the spool's file system in use.
     pub spool_capacity_ratio: f64,
+    /// Acknowledged objects that can't be read any more: a loss, pages somebody.
+    pub acked_object_missing: u64,
     /// Age of the oldest fact that the index has not seen.
     pub index_lag_seconds: f64,
     pub destinations: Vec<DestinationGauges>,
@@ -41,6 +43,7 @@ pub(super) fn register(meter: &Meter) {
     number(meter, "spool_bytes", |snapshot| snapshot.spool_bytes as f64);
     number(meter, "spool_objects", |snapshot| snapshot.spool_objects as f64);
     number(meter, "spool_capacity_ratio", |snapshot| snapshot.spool_capacity_ratio);
+    number(meter, "acked_object_missing", |snapshot| snapshot.acked_object_missing as f64);
     number(meter, "index_lag_seconds", |snapshot| snapshot.index_lag_seconds);
     per_destination(meter, "destination_up", |destination| f64::from(u8::from(destination.up)));
     per_destination(meter, "oldest_undelivered_seconds", |destination| {

@@ -36,7 +36,6 @@ struct Instruments {
     ack_seconds: Histogram<f64>,
     spool_commit_seconds: Histogram<f64>,
     spool_batch_size: Histogram<u64>,
-    acked_object_missing: Counter<u64>,
     delivery_attempts_total: Counter<u64>,
     delivery_seconds: Histogram<f64>,
     http_requests_total: Counter<u64>,
@@ -68,7 +67,6 @@ impl Metrics {
         let instruments = Instruments::new(&meter);
         gauges::register(&meter);
         // A loss must be seen to be 0, not absent.
-        instruments.acked_object_missing.add(0, &[]);
         Self { registry, _provider: provider, instruments: Some(instruments) }
     }
 }
@@ -91,7 +89,6 @@ impl Instruments {
                 .u64_histogram("spool_batch_size")
                 .with_boundaries(BATCH_RECORDS.to_vec())
                 .build(),
-            acked_object_missing: counter("acked_object_missing"),
             delivery_attempts_total: counter("delivery_attempts_total"),
             delivery_seconds: seconds("delivery_seconds", &DELIVERY_SECONDS),
             http_requests_total: counter("http_requests_total"),
@@ -156,11 +153,6 @@ pub fn spool_commit(seconds: f64, records: usize) {
     });
 }
 
-/// `acked_object_missing`: a loss; pages somebody.
-pub fn acked_object_missing() {
-    with(|i| i.acked_object_missing.add(1, &[]));
-}
-
 /// `delivery_attempts_total{destination,result}`
 pub fn delivery_attempt(destination: &str, result: &'static str) {
     let labels = [label("destination", destination), KeyValue::new("result", result)];
@@ -213,6 +205,7 @@ mod tests {
             spool_bytes: 1,
             spool_objects: 2,
             spool_capacity_ratio: 0.25,
+            acked_object_missing: 6,
             index_lag_seconds: 0.5,
             destinations: vec![gauges::DestinationGauges {
                 name: "pacs".into(),
@@ -231,7 +224,6 @@ mod tests {
             "relaypacs_ack_seconds_bucket{door=\"dimse\",le=\"0.005\"} 1",
             "relaypacs_spool_commit_seconds_count 1",
             "relaypacs_spool_batch_size_sum 3",
-            "relaypacs_acked_object_missing 0",
             "relaypacs_delivery_attempts_total{destination=\"pacs\",result=\"sent\"} 1",
             "relaypacs_delivery_seconds_count{destination=\"pacs\",stage=\"sent\"} 1",
             "relaypacs_http_requests_total{method=\"GET\",route=\"/health/live\",status=\"200\"} 1",
@@ -241,6 +233,7 @@ mod tests {
             "relaypacs_spool_bytes 1",
             "relaypacs_spool_objects 2",
             "relaypacs_spool_capacity_ratio 0.25",
+            "relaypacs_acked_object_missing 6",
             "relaypacs_index_lag_seconds 0.5",
             "relaypacs_deliveries{destination=\"pacs\",state=\"queued\"} 4",
             "relaypacs_oldest_undelivered_seconds{destination=\"pacs\"} 3",

@@ -10,7 +10,6 @@ use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::index::{Index, Located, Scope};
 use crate::spool::{EntryId, SpoolError};
-use crate::telemetry::metrics;
 
 /// Rows of the index held at once.
 const PAGE: usize = 500;
@@ -146,9 +145,6 @@ pub fn partial_content(response: &mut Response, survey: &Survey) {
 
 /// An object that we acknowledged and can't read: somebody must look.
 pub fn report_unreadable(entry: EntryId, error: &SpoolError) {
-    if matches!(error, SpoolError::Damaged { .. }) {
-        metrics::acked_object_missing();
-    }
     tracing::error!(%entry, %error, "a stored object can't be read");
 }
 

@@ -1,0 +1,89 @@
+"""Bytes that rot or vanish on the node's disk: they go nowhere as if they were good, and a resend mends them."""
+
+import pathlib
+
+import pytest
+import requests
+
+import clients
+import instances
+from gateway.support import send, states, to, wait_arrived, wait_verified
+from peers import Archive
+from waiting import wait_until
+from web_sink import WebSink
+
+pytestmark = [pytest.mark.relaypacs, pytest.mark.timeout(150)]
+
+
+def files_of(node):
+    return [path for path in (node.folder / "data").rglob("*") if path.is_file()]
+
+
+def flip_a_bit(node, one):
+    """In the object's pixel data, wherever the node keeps it."""
+    for path in files_of(node):
+        at = path.read_bytes().find(one.data_set)
+        if at >= 0:
+            with path.open("r+b") as file:
+                file.seek(at + len(one.data_set) - 9)
+                byte = file.read(1)[0]
+                file.seek(-1, 1)
+                file.write(bytes([byte ^ 1]))
+            return
+    raise AssertionError("the object's bytes are in no file")
+
+
+def ready(node):
+    return requests.get(f"http://127.0.0.1:{node.http_port}/health/ready", timeout=10).json()
+
+
+@pytest.mark.item(41)
+@pytest.mark.parametrize("kind", [Archive, WebSink], ids=["by-c-store", "by-stow"])
+@pytest.mark.parametrize("size", [20_000, 600_000], ids=["in-the-log", "in-a-file"])
+def test_a_flipped_bit_is_not_delivered_nor_retrieved_and_a_resend_replaces_it(make_subject, kind, size):
+    """F117: detected, told of, and the rest goes on."""
+    with kind(keep=True) as archive:
+        node = make_subject(to(archive.destination(), spool={"inline_limit": "256 KiB"}))
+        name = archive.destination()["name"]
+        node.run("destination", "pause", name)
+        good, bad = send(node, 3), instances.instance(pixel_bytes=size)
+        clients.store_all(node, [bad])
+        node.stop()
+        flip_a_bit(node, bad)
+        node.start()
+        node.run("destination", "resume", name)
+        wait_verified(node, name, good)
+        wait_until(lambda: node.metrics().find("relaypacs_acked_object_missing 1") > 0, "it is counted", 30)
+        assert ready(node)["status"] == "degraded"
+        assert states(node, name)[bad.sop_instance] not in ("sent", "verified")
+        assert bad.sop_instance not in archive.uids()
+        with pytest.raises((requests.RequestException, AssertionError)):
+            clients.retrieve(node, f"/studies/{bad.study}/series/{bad.series}/instances/{bad.sop_instance}")
+        assert node.run("spool", "verify", check=False).returncode == 1
+
+        clients.store_all(node, [bad])
+        wait_arrived(archive, [bad])
+        wait_verified(node, name, [bad])
+        assert "relaypacs_acked_object_missing 0" in node.metrics()
+        assert node.run("spool", "verify").returncode == 0
+        assert node.held()[bad.sop_instance] == [bad.sha256]
+
+
+@pytest.mark.item(41)
+def test_a_segment_that_is_gone_is_told_of_at_each_start_and_resends_are_received_anew(make_subject):
+    node = make_subject({"spool": {"segment_size": "1 MiB", "inline_limit": "256 KiB"}})
+    many = [instances.instance(pixel_bytes=100_000) for _ in range(30)]
+    clients.store_all(node, many)
+    node.stop()
+    first = min((path for path in files_of(node) if path.suffix == ".log" and path.parent.name == "segments"), key=str)
+    pathlib.Path(first).unlink()
+    for _ in range(2):
+        node.start()
+        assert ready(node)["status"] == "degraded"
+        assert "relaypacs_acked_object_missing 0" not in node.metrics()
+        node.stop()
+    node.start()
+    clients.store_all(node, many)
+    assert node.run("spool", "verify").returncode == 0
+    assert "relaypacs_acked_object_missing 0" in node.metrics()
+    assert node.held() == {one.sop_instance: [one.sha256] for one in many}
