@@ -164,6 +164,18 @@ def test_a_lost_sqlite_index_is_rebuilt(make_subject):
     everything_is_there(node, many)
 
 
+def test_destinations_added_at_run_time_survive_a_lost_database(make_subject, archive):
+    node = make_subject(database="sqlite")
+    add = ["destination", "add", "archive", "--ae-title", archive.ae_title, "--host", "127.0.0.1"]
+    node.run(*add, "--port", archive.port)
+    node.stop()
+    for path in (node.folder / "data").glob("relaypacs.db*"):
+        path.unlink()
+    node.key = None
+    node.start()
+    wait_verified(node, "archive", send(node, 3))
+
+
 def test_a_second_node_on_the_same_spool_does_not_start(make_subject):
     node = make_subject()
     second = subprocess.run(

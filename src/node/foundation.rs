@@ -71,6 +71,7 @@ impl Foundation {
         let deadline = Instant::now() + DATABASE_PATIENCE;
         loop {
             match bring_up_to_date(&self.config, &self.store).await {
+                Ok(Tables::New) => return Ok(self.routing.restore(self.clock.now()).await?),
                 Err(StoreError::Unavailable(error)) if self.routing.has_snapshot() => {
                     tracing::warn!(%error, "the database does not answer; starting without it");
                     self.prepare_tables_later();
@@ -80,8 +81,8 @@ impl Foundation {
                     tracing::warn!(%error, "the database does not answer yet");
                     tokio::time::sleep(DATABASE_PAUSE).await;
                 }
-                Ok(true) => return Ok(()),
-                Ok(false) => return Err(ConfigError::new(OUT_OF_DATE).into()),
+                Ok(Tables::UpToDate) => return Ok(()),
+                Ok(Tables::OutOfDate) => return Err(ConfigError::new(OUT_OF_DATE).into()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -94,8 +95,8 @@ impl Foundation {
             loop {
                 match bring_up_to_date(&config, &store).await {
                     Err(StoreError::Unavailable(_)) => tokio::time::sleep(DATABASE_PAUSE).await,
-                    Ok(true) => return tracing::info!("the database answers"),
-                    Ok(false) => return tracing::error!("{OUT_OF_DATE}"),
+                    Ok(Tables::UpToDate | Tables::New) => return tracing::info!("the database answers"),
+                    Ok(Tables::OutOfDate) => return tracing::error!("{OUT_OF_DATE}"),
                     Err(error) => return tracing::error!(%error, "the tables can't be brought up to date"),
                 }
             }
@@ -150,10 +151,20 @@ pub async fn open_store(config: &Config) -> anyhow::Result<Store> {
     Ok(Store::open(&database.url, password.as_deref(), database.max_connections).await?)
 }
 
-async fn bring_up_to_date(config: &Config, store: &Store) -> Result<bool, StoreError> {
+enum Tables {
+    /// There were none.
+    New,
+    UpToDate,
+    OutOfDate,
+}
+
+async fn bring_up_to_date(config: &Config, store: &Store) -> Result<Tables, StoreError> {
+    let before = store.migration_status().await?;
+    let is_new = before.iter().all(|step| !step.applied);
     if config.database.migrate_on_start {
         store.migrate_up().await?;
-        return Ok(true);
+        return Ok(if is_new { Tables::New } else { Tables::UpToDate });
     }
-    Ok(store.migration_status().await?.iter().all(|step| step.applied))
+    let up_to_date = before.iter().all(|step| step.applied);
+    Ok(if up_to_date { Tables::UpToDate } else { Tables::OutOfDate })
 }

@@ -111,6 +111,27 @@ impl Routing {
         serde_json::from_slice(&std::fs::read(&self.snapshot).ok()?).ok()
     }
 
+    /// Brings what was last known back into a database that is new: losing the file must not leave
+    /// what is received without a destination.
+    pub async fn restore(&self, at: Millis) -> Result<(), RoutingError> {
+        let Some(kept) = self.read_snapshot() else { return Ok(()) };
+        for destination in &kept.destinations {
+            self.add_destination(destination, at).await?;
+        }
+        for peer in &kept.peers {
+            self.add_peer(peer, at).await?;
+        }
+        for name in &kept.paused {
+            self.set_paused(name, Some(at)).await?;
+        }
+        tracing::warn!(
+            destinations = kept.destinations.len(),
+            peers = kept.peers.len(),
+            "the database is new; destinations and peers are those last known. API keys are lost: see `relaypacs key add`"
+        );
+        Ok(())
+    }
+
     async fn destinations(&self) -> Result<Vec<DestinationConfig>, RoutingError> {
         let rows = Sql::new("SELECT name, definition FROM destinations ORDER BY name");
         definitions(rows.fetch_all(self.store.reader()).await?)
