@@ -304,7 +304,6 @@ def test_send_takes_folders_and_another_calling_title(subject, tmp_path):
     assert {one.sop_instance for one in many} <= set(subject.held())
 
 
-@pytest.mark.xfail(strict=True, reason="relaypacs send still names an object by its file meta")
 def test_send_believes_the_data_set_not_the_file_meta(subject, tmp_path):
     """Real files often disagree; storescu and the node's own doors go by the data set."""
     one = instances.instance()

@@ -70,6 +70,17 @@ impl HeaderScanner {
         self.tokenizer.push(bytes, &mut self.capture)
     }
 
+    /// Whether the bytes have come past SOP Class and SOP Instance UID, which stand near the start
+    /// (elements are in order of their tags, PS3.5 §7.1).
+    pub fn is_past_sop_common(&self) -> bool {
+        self.capture.past_sop_common
+    }
+
+    /// SOP Class and SOP Instance UID as far as they have come and are valid.
+    pub fn sop_common(&self) -> (Option<Uid>, Option<Uid>) {
+        (self.capture.uid(tags::SOP_CLASS_UID), self.capture.uid(tags::SOP_INSTANCE_UID))
+    }
+
     /// The data set is complete.
     pub fn finish(self) -> Result<Header, ScanError> {
         self.tokenizer.finish()?;
@@ -88,6 +99,7 @@ const LONG_TEXT_CHARACTERS: usize = 10_240;
 struct Capture {
     values: Vec<Captured>,
     capturing: bool,
+    past_sop_common: bool,
     /// An identifying attribute came twice: which one holds is anybody's guess.
     ambiguous: Option<&'static str>,
 }
@@ -113,6 +125,7 @@ impl Sink for Capture {
         match event {
             Event::Value(bytes) if self.capturing => self.append(bytes),
             Event::Element(element) if element.depth == 0 => self.begin(&element),
+            Event::SequenceStart(element) if element.depth == 0 => self.pass(element.tag),
             Event::ElementEnd => self.capturing = false,
             _ => {}
         }
@@ -121,6 +134,7 @@ impl Sink for Capture {
 
 impl Capture {
     fn begin(&mut self, element: &Element) {
+        self.pass(element.tag);
         let key = key(element.tag);
         let Some(vr) = wanted(key) else { return };
         if let Some(earlier) = self.values.iter().position(|captured| captured.key == key) {
@@ -136,6 +150,15 @@ impl Capture {
         let bytes = Vec::with_capacity(element.length.unwrap_or(0).min(64) as usize);
         self.values.push(Captured { key, vr, byte_order, bytes, too_long: false });
         self.capturing = true;
+    }
+
+    fn pass(&mut self, tag: Tag) {
+        self.past_sop_common |= tag > tags::SOP_INSTANCE_UID;
+    }
+
+    fn uid(&self, tag: Tag) -> Option<Uid> {
+        let captured = self.values.iter().find(|captured| captured.key == key(tag))?;
+        Uid::parse_bytes(&captured.bytes).ok()
     }
 
     fn append(&mut self, bytes: &[u8]) {

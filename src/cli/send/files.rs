@@ -1,4 +1,4 @@
-//! The files to send: found, their file meta read, their data sets streamed.
+//! The files to send: found, what they are read from their beginning, their data sets streamed.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 
-use crate::dicom::Uid;
 use crate::dicom::part10::{FileMeta, MetaProgress, read_meta};
+use crate::dicom::{HeaderScanner, ScanLimits, TransferSyntax, Uid};
 
 /// DICOMDIR describes a medium; it is not an object to store (PS3.4 annex H).
 const MEDIA_STORAGE_DIRECTORY: &str = "1.2.840.10008.1.3.10";
 /// File meta is looked for in so many bytes; `read_meta` gives up earlier.
 const META_LIMIT: usize = 128 << 10;
+/// What is read of a file first, and at a time until it has named its object.
+const HEAD: u64 = 4 << 10;
 /// Bytes of a data set read at once.
 const CHUNK: usize = 256 << 10;
 
@@ -129,33 +131,53 @@ fn below(path: &Path) -> Candidate {
     }
 }
 
+/// What a file is, its data set says. File meta, which is rewritten carelessly, is asked only for
+/// what that leaves open.
 fn inspect(path: &Path) -> Result<Object, String> {
-    let meta = file_meta(path)?;
-    let uid = |value: Option<String>, what: &str| {
-        let value = value.ok_or_else(|| format!("its file meta names no {what}"))?;
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let (meta, head) = file_meta(&mut file)?;
+    let (class, instance) = sop_common(&mut file, &meta, &head).map_err(|error| error.to_string())?;
+    let from_meta = |value: Option<String>, what: &str| {
+        let value = value.ok_or_else(|| format!("neither its data set nor its file meta names a {what}"))?;
         Uid::parse(&value).map_err(|_| format!("its {what} is not a UID"))
     };
+    let or_from_meta = |uid: Option<Uid>, value, what: &str| uid.map_or_else(|| from_meta(value, what), Ok);
     Ok(Object {
         name: path.display().to_string(),
         path: path.to_owned(),
-        sop_class_uid: uid(meta.media_storage_sop_class_uid, "SOP class")?,
-        sop_instance_uid: uid(meta.media_storage_sop_instance_uid, "SOP instance")?,
+        sop_class_uid: or_from_meta(class, meta.media_storage_sop_class_uid, "SOP class")?,
+        sop_instance_uid: or_from_meta(instance, meta.media_storage_sop_instance_uid, "SOP instance")?,
         transfer_syntax_uid: meta.transfer_syntax_uid,
         data_set_offset: meta.data_set_offset as u64,
     })
 }
 
-fn file_meta(path: &Path) -> Result<FileMeta, String> {
-    let mut file = File::open(path).map_err(|error| error.to_string())?;
+/// The file meta, and the bytes read for it.
+fn file_meta(file: &mut File) -> Result<(FileMeta, Vec<u8>), String> {
     let mut head = Vec::new();
     // Most file meta fits the first step, and many files are looked at.
-    for step in [4 << 10, META_LIMIT as u64] {
-        (&mut file).take(step).read_to_end(&mut head).map_err(|error| error.to_string())?;
+    for step in [HEAD, META_LIMIT as u64] {
+        file.by_ref().take(step).read_to_end(&mut head).map_err(|error| error.to_string())?;
         if let MetaProgress::Complete(meta) = read_meta(&head)? {
-            return Ok(meta);
+            return Ok((meta, head));
         }
     }
     Err("not a Part 10 file".to_owned())
+}
+
+/// SOP Class and SOP Instance UID of the data set. One that can't be read, or only in a syntax that
+/// we don't know, names nothing: whether it can be stored is for the peer to say.
+fn sop_common(file: &mut File, meta: &FileMeta, head: &[u8]) -> io::Result<(Option<Uid>, Option<Uid>)> {
+    let Some(syntax) = TransferSyntax::by_uid(&meta.transfer_syntax_uid) else { return Ok((None, None)) };
+    let mut scanner = HeaderScanner::new(syntax, ScanLimits::default());
+    let mut bytes = head[meta.data_set_offset..].to_vec();
+    while scanner.push(&bytes).is_ok() && !scanner.is_past_sop_common() {
+        bytes.clear();
+        if file.by_ref().take(HEAD).read_to_end(&mut bytes)? == 0 {
+            break;
+        }
+    }
+    Ok(scanner.sop_common())
 }
 
 #[cfg(test)]
@@ -192,5 +214,28 @@ mod tests {
             streamed.extend_from_slice(&chunk.unwrap());
         }
         assert!(streamed == data_set);
+    }
+
+    #[test]
+    fn an_object_is_named_by_its_data_set_and_by_file_meta_only_for_want_of_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let named = |data_set: &[u8]| {
+            let path = directory.path().join("object");
+            std::fs::write(&path, part10(data_set)).unwrap();
+            let object = inspect(&path).unwrap();
+            (object.sop_class_uid.to_string(), object.sop_instance_uid.to_string())
+        };
+        let (class, instance) = (b"\x08\0\x16\0UI\x04\x001.9\0", b"\x08\0\x18\0UI\x04\x001.8\0");
+        let behind = b"\x08\0\x20\0DA\0\0";
+        let of_meta = "1.2.840.10008.5.1.4.1.1.7".to_owned();
+        let both = [&class[..], instance, behind].concat();
+        assert_eq!(named(&both), ("1.9".into(), "1.8".into()));
+        // The last element of the file, and one beyond what is read first.
+        assert_eq!(named(&[&class[..], instance].concat()), ("1.9".into(), "1.8".into()));
+        let far = [&b"\x08\0\x01\0UT\0\0\0\x40\0\0"[..], &[b'x'; 0x4000], &both].concat();
+        assert_eq!(named(&far), ("1.9".into(), "1.8".into()));
+        assert_eq!(named(&[&instance[..], behind].concat()), (of_meta.clone(), "1.8".into()));
+        assert_eq!(named(behind), (of_meta.clone(), "1.2.3".into()));
+        assert_eq!(named(b"no data set at all"), (of_meta, "1.2.3".into()));
     }
 }
