@@ -4,11 +4,13 @@
 `RawAcceptor` runs a script over one raw connection, for what no library would do.
 """
 
+import io
 import queue
 import socket
 import threading
 from dataclasses import dataclass, field
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import AllTransferSyntaxes
 from pynetdicom import AE, _config, evt
@@ -17,11 +19,12 @@ from pynetdicom.sop_class import (
     PatientRootQueryRetrieveInformationModelFind,
     StorageCommitmentPushModel,
     StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
     Verification,
 )
 
 import pdu
-from instances import sha256
+from instances import file_meta, sha256
 
 _config.LOG_HANDLER_LEVEL = "none"
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
@@ -52,12 +55,17 @@ def identifiers(event):
         return "", ""
 
 
+def file_of(one):
+    """A Part 10 file of what was received."""
+    return file_meta(one.sop_class, one.sop_instance, one.transfer_syntax) + one.data_set
+
+
 def as_list(value):
     return [value] if isinstance(value, str) else list(value)
 
 
 class Archive:
-    """A C-STORE SCP with storage commitment.
+    """A C-STORE SCP with storage commitment, C-FIND and, where wanted, C-GET.
 
     Behaviour is changed while it runs by assignment:
       store_status     answer to C-STORE (0x0000; 0xA700 is full), or a function of the Received
@@ -66,14 +74,29 @@ class Archive:
       abort_after      abort when so many bytes of P-DATA came on an association
       reject           (result, source, diagnostic): refuse associations
       commitment       "same" | "new" association for the report, or "never"; None: context not supported
+      keeps_first      acknowledge and forget what comes under a UID that is held, as Orthanc does
+      find_status      answer to C-FIND instead of the truth
+      get_status       answer to C-GET instead of the object
       commitment_fails a function of the UID: FailureReason, or None when it is committed
     """
 
-    def __init__(self, ae_title="ARCHIVE", port=0, keep=False, commitment="same", callback=None, abstract=None):
+    def __init__(
+        self,
+        ae_title="ARCHIVE",
+        port=0,
+        keep=False,
+        commitment="same",
+        callback=None,
+        abstract=None,
+        find=True,
+        get=False,
+    ):
         self.ae_title, self.keep, self.callback = ae_title, keep, callback
         self.received, self.forgotten, self.transactions = [], [], []
-        self.report_answers, self.queries = [], []
-        self.associations = 0
+        self.report_answers, self.queries, self.gets = [], [], []
+        self.find, self.get, self.keeps_first = find, get, False
+        self.find_status = self.get_status = None
+        self.associations = self.arrived = 0
         self.store_status, self.reject, self.abort_after = 0x0000, None, None
         self.drop = self.commitment_fails = lambda _: None
         self.hang = None
@@ -92,10 +115,13 @@ class Archive:
         application.network_timeout = 60
         classes = self.abstract or [context.abstract_syntax for context in AllStoragePresentationContexts]
         for uid in classes:
-            application.add_supported_context(uid, AllTransferSyntaxes)
+            application.add_supported_context(uid, AllTransferSyntaxes, scu_role=True, scp_role=True)
         application.add_supported_context(Verification)
-        application.add_supported_context(PatientRootQueryRetrieveInformationModelFind)
-        application.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        if self.find:
+            application.add_supported_context(PatientRootQueryRetrieveInformationModelFind)
+            application.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        if self.get:
+            application.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
         if self.commitment is not None:
             application.add_supported_context(StorageCommitmentPushModel)
         handlers = [
@@ -106,6 +132,7 @@ class Archive:
             (evt.EVT_ACCEPTED, self._accepted),
             (evt.EVT_C_ECHO, lambda event: 0),
             (evt.EVT_C_FIND, self._find),
+            (evt.EVT_C_GET, self._get),
         ]
         self.server = application.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
         self.port = self.server.socket.getsockname()[1]
@@ -149,6 +176,22 @@ class Archive:
         with self.lock:
             return {one.sop_instance: one.sha256 for one in self.received}
 
+    def hold(self, one):
+        """Holds this instance as if another sender had brought it."""
+        with self.lock:
+            self.received.append(
+                Received(
+                    one.sop_class,
+                    one.sop_instance,
+                    one.transfer_syntax,
+                    one.sha256,
+                    len(one.data_set),
+                    data_set=one.data_set,
+                    study=one.study,
+                    series=one.series,
+                )
+            )
+
     # Handlers
 
     def _requested(self, event):
@@ -182,18 +225,37 @@ class Archive:
             data if self.keep else b"",
             *identifiers(event),
         )
+        self.arrived += 1
         if self.hang is not None:
             self.hang.wait(120)
         status = self.store_status(one) if callable(self.store_status) else self.store_status
         if status >> 12 in (0x0, 0xB) and status in (0, 0xB000, 0xB006, 0xB007):
             with self.lock:
-                (self.forgotten if self.drop(one) else self.received).append(one)
+                known = self.keeps_first and any(held.sop_instance == one.sop_instance for held in self.received)
+                (self.forgotten if known or self.drop(one) else self.received).append(one)
         return status
+
+    def _get(self, event):
+        """Sends the one instance that is asked for, in the transfer syntax that it has."""
+        wanted = str(event.identifier.SOPInstanceUID)
+        self.gets.append(wanted)
+        with self.lock:
+            held = [one for one in self.received if one.sop_instance == wanted]
+        if self.get_status is not None:
+            yield 0
+            yield self.get_status, None
+            return
+        yield len(held[:1])
+        for one in held[:1]:
+            yield 0xFF00, dcmread(io.BytesIO(file_of(one)))
 
     def _find(self, event):
         """Answers by the unique keys alone, as far as they are given."""
         asked = event.identifier
         self.queries.append(asked)
+        if self.find_status is not None:
+            yield self.find_status, None
+            return
         wanted = {
             "study": asked.get("StudyInstanceUID"),
             "series": asked.get("SeriesInstanceUID"),

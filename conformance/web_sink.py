@@ -1,4 +1,4 @@
-"""A tiny DICOMweb archive: takes STOW-RS, answers QIDO about what it holds, records both. Scriptable as `Archive`."""
+"""A tiny DICOMweb archive: takes STOW-RS, answers QIDO about what it holds and WADO with it, records all. Scriptable as `Archive`."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from pydicom import dcmread
 
 from instances import sha256, split_part10
-from peers import Received
+from peers import Received, file_of
 
 
 class WebSink:
@@ -167,6 +167,8 @@ class WebSink:
             return self.reply(request, 200, self.answer)
         if self.authorization and request.headers.get("Authorization") != self.authorization:
             return self.reply(request, 401, b"")
+        if "application/dicom+json" not in request.headers.get("Accept", ""):
+            return self.retrieve(request)
         path, _, query = request.path.partition("?")
         asked = parse_qs(query)
         with self.lock:
@@ -194,10 +196,21 @@ class WebSink:
                 return False
         return True
 
+    # WADO-RS (PS3.18 §10.4), of one instance
+
+    def retrieve(self, request):
+        uid = request.path.rpartition("/")[2]
+        with self.lock:
+            held = next((one for one in self.received if one.sop_instance == uid), None)
+        if held is None:
+            return self.reply(request, 404, b"")
+        part = b"--wado\r\nContent-Type: application/dicom\r\n\r\n" + file_of(held) + b"\r\n--wado--\r\n"
+        self.reply(request, 200, part, 'multipart/related; type="application/dicom"; boundary=wado')
+
     @staticmethod
-    def reply(request, status, body):
+    def reply(request, status, body, media_type="application/dicom+json"):
         request.send_response(status)
-        request.send_header("Content-Type", "application/dicom+json")
+        request.send_header("Content-Type", media_type)
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         try:

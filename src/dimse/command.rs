@@ -126,11 +126,19 @@ impl Command {
     }
 
     pub fn c_find_rq(message_id: u16, sop_class_uid: &str) -> Command {
+        Command::query_rq(field::C_FIND_RQ, message_id, sop_class_uid)
+    }
+
+    pub fn c_get_rq(message_id: u16, sop_class_uid: &str) -> Command {
+        Command::query_rq(field::C_GET_RQ, message_id, sop_class_uid)
+    }
+
+    fn query_rq(command_field: u16, message_id: u16, sop_class_uid: &str) -> Command {
         Command {
             affected_sop_class_uid: Some(sop_class_uid.to_owned()),
             priority: Some(MEDIUM),
             has_data_set: true,
-            ..request(field::C_FIND_RQ, message_id)
+            ..request(command_field, message_id)
         }
     }
 
@@ -324,6 +332,7 @@ mod tests {
             store,
             Command::c_echo_rq(1),
             Command::c_find_rq(65535, "1.2.840.10008.5.1.4.1.2.2.1"),
+            Command::c_get_rq(2, "1.2.840.10008.5.1.4.1.2.2.3"),
             Command::c_cancel_rq(3),
             Command::n_action_rq(4, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", 1),
             Command::n_event_report_rq(5, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", 2),

@@ -1,4 +1,4 @@
-//! The outgoing association: echo, store, find, N-ACTION; and reports that come back on it. Used
+//! The outgoing association: echo, store, find, get, N-ACTION; and reports that come back on it. Used
 //! by the transports of `forward` and by the commands for commissioning. One operation at a time
 //! (no asynchronous operations window). Whatever fails in a way that leaves the association
 //! unusable has aborted it: a peer never takes a cut-off object for whole.
@@ -18,6 +18,9 @@ use super::message::{MessageStream, Received, SendError, Side};
 use super::pdu::{AbortReason, PduError};
 
 mod connect;
+mod get;
+
+pub use get::Retrieved;
 
 /// Largest data set that is taken in memory: an identifier of C-FIND, a report.
 const MAX_DATA_SET: usize = 1 << 20;

@@ -2,13 +2,15 @@
 //! get there. Two transports exist, DIMSE and STOW; scheduler and verification use them through
 //! this file only.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::verify::catalogue::Unanswered;
 use crate::config::{DestinationConfig, DestinationKind, Verify};
-use crate::dicom::AeTitle;
 use crate::dicom::status::Status;
+use crate::dicom::{AeTitle, Uid};
 use crate::dimse::scu::Peer;
 use crate::spool::SpoolEntry;
 
@@ -142,9 +144,13 @@ fn web_peer(config: &DestinationConfig, url: Option<&str>) -> Result<WebPeer, St
 }
 
 /// Carries objects to one destination. One per worker; keeps its connection between calls.
-pub trait Transport: Send + 'static {
+pub trait Transport: Send + Sync + 'static {
     /// How many objects a call of [`Transport::send`] can use.
     fn appetite(&self) -> usize;
+
+    /// Which of `entries` it lists, before any of them has been sent.
+    fn listed(&mut self, entries: &[Arc<SpoolEntry>])
+    -> impl Future<Output = Result<Listed, Failure>> + Send;
 
     /// Sends the first of `entries`, and as many more as go in the same breath. Returns what
     /// became of each of those, in order: at least one.
@@ -155,6 +161,26 @@ pub trait Transport: Send + 'static {
 
     /// Nothing is due for now: give the peer its resources back.
     fn rest(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What a destination says about objects that it may hold already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listed {
+    These(HashSet<Uid>),
+    /// It is there and offers no way to ask.
+    NotOffered(String),
+    /// It is there, and did not answer this.
+    NoAnswer(String),
+}
+
+impl Listed {
+    pub fn of(listed: Result<HashSet<Uid>, Unanswered>) -> Listed {
+        match listed {
+            Ok(uids) => Listed::These(uids),
+            Err(Unanswered::NotOffered(reason)) => Listed::NotOffered(reason),
+            Err(Unanswered::Failed(reason)) => Listed::NoAnswer(reason),
+        }
+    }
 }
 
 /// What the destination said about one object.

@@ -9,9 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
 
-use super::destination::{Failure, Transport, Verdict};
+use super::destination::{Failure, Listed, Transport, Verdict};
+use super::http::WebClient;
 use super::lane::Lane;
 use super::progress::Progress;
+use super::verify::catalogue::{Catalogue, Unanswered};
+use super::verify::find::{self, Find};
+use super::verify::qido::Qido;
+use crate::config::Verify;
 use crate::dicom::status::Status;
 use crate::dicom::transfer_syntax::{EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN};
 use crate::dimse::scu::{Association, Peer, Proposal, ScuError};
@@ -31,6 +36,8 @@ const MAY_BE_STALE: Duration = Duration::from_millis(100);
 pub struct DimseTransport {
     lane: Arc<Lane>,
     peer: Peer,
+    /// Asked instead of the peer.
+    query: Option<WebClient>,
     open: Option<Open>,
     /// What was sent lately, newest first: proposed again, so that the next batch finds its context.
     seen: VecDeque<Context>,
@@ -54,8 +61,9 @@ enum Trouble {
 }
 
 impl DimseTransport {
-    pub fn new(lane: Arc<Lane>, peer: Peer) -> Self {
-        Self { lane, peer, open: None, seen: VecDeque::new() }
+    pub fn new(lane: Arc<Lane>, peer: Peer) -> Result<Self, Failure> {
+        let query = lane.destination.query.clone().map(WebClient::new).transpose()?;
+        Ok(Self { lane, peer, query, open: None, seen: VecDeque::new() })
     }
 
     async fn association(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<Open, Failure> {
@@ -71,7 +79,10 @@ impl DimseTransport {
             self.note(context_of(entry));
         }
         let proposed: Vec<Context> = self.seen.iter().cloned().collect();
-        let proposals: Vec<Proposal> = proposed.iter().map(proposal).collect();
+        let mut proposals: Vec<Proposal> = proposed.iter().map(proposal).collect();
+        if self.asks_by_find() {
+            proposals.push(find::proposal());
+        }
         tokio::select! {
             connected = Association::connect(&self.peer, &proposals) => match connected {
                 Ok(association) => Ok(Open { association, proposed, sent: 0, last_used: Instant::now() }),
@@ -84,7 +95,34 @@ impl DimseTransport {
     fn note(&mut self, context: Context) {
         self.seen.retain(|seen| *seen != context);
         self.seen.push_front(context);
-        self.seen.truncate(MOST_CONTEXTS);
+        // One is left for the question that goes before.
+        self.seen.truncate(MOST_CONTEXTS - 1);
+    }
+
+    fn asks_by_find(&self) -> bool {
+        self.query.is_none() && self.lane.destination.verify != Verify::None
+    }
+
+    /// One question on `open`, which is kept if it is still good.
+    async fn find(&mut self, mut open: Open, entries: &[Arc<SpoolEntry>]) -> Listed {
+        let asked = match Find::on(&mut open.association) {
+            None => Err(Unanswered::NotOffered("accepts no presentation context for C-FIND".into())),
+            Some(find) => {
+                let listed = Catalogue::Dimse(find).listed(&self.lane.lists, entries);
+                let answered = tokio::time::timeout(self.peer.timeout, listed).await;
+                answered.unwrap_or_else(|_| {
+                    let limit = self.peer.timeout.as_secs_f32();
+                    Err(Unanswered::Failed(format!("C-FIND was not answered within {limit} s")))
+                })
+            }
+        };
+        if let Err(Unanswered::Failed(_)) = &asked {
+            open.association.abort().await;
+        } else {
+            open.last_used = Instant::now();
+            self.open = Some(open);
+        }
+        Listed::of(asked)
     }
 
     /// One C-STORE on `open`. The association is kept if it is still good.
@@ -142,6 +180,21 @@ impl DimseTransport {
 impl Transport for DimseTransport {
     fn appetite(&self) -> usize {
         APPETITE.min(self.lane.destination.batch)
+    }
+
+    async fn listed(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<Listed, Failure> {
+        if let Some(client) = &self.query {
+            return Ok(Listed::of(Catalogue::Web(Qido(client)).listed(&self.lane.lists, entries).await));
+        }
+        let open = self.association(entries).await?;
+        let idle = open.last_used.elapsed();
+        let listed = self.find(open, entries).await;
+        if idle < MAY_BE_STALE || !matches!(listed, Listed::NoAnswer(_)) {
+            return Ok(listed);
+        }
+        // It may have been closed while it lay idle: a fresh one tells.
+        let open = self.association(entries).await?;
+        Ok(self.find(open, entries).await)
     }
 
     async fn send(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<Vec<Verdict>, Failure> {

@@ -14,6 +14,7 @@ use super::breaker::{Admission, Breaker, Change};
 use super::destination::{Destination, Failure, Verdict};
 use super::retry::{Patience, RetryPolicy};
 use super::verify::Unproven;
+use super::verify::catalogue::Lists;
 use super::{ForwardOptions, verify};
 use crate::clock::{Clock, Millis};
 use crate::config::Verify;
@@ -34,6 +35,11 @@ const MOST_UNSETTLED: usize = 2000;
 /// Objects passed over in one search for work.
 const MOST_PASSED_OVER: usize = 4000;
 
+mod listing;
+
+pub use listing::Course;
+use listing::Listing;
+
 pub struct Lane {
     pub destination: Destination,
     pub from_file: bool,
@@ -42,6 +48,7 @@ pub struct Lane {
     pub retry: RetryPolicy,
     pub verification: verify::VerificationPolicy,
     pub unproven: Unproven,
+    pub lists: Lists,
     /// Nothing new is begun.
     pub stopping: CancellationToken,
     /// What is under way is broken off.
@@ -49,6 +56,7 @@ pub struct Lane {
     paused: AtomicBool,
     attempts: Mutex<Attempts>,
     breaker: Mutex<Breaker>,
+    listing: Mutex<Listing>,
     why_down: Mutex<Option<String>>,
     wake: watch::Sender<()>,
     /// One search for work at a time, so that two workers don't find the same.
@@ -72,6 +80,8 @@ pub struct Taken {
     lane: Arc<Lane>,
     pub delivery: Delivery,
     pub entry: Arc<SpoolEntry>,
+    /// Why its UID will be no evidence once it is sent.
+    pub doubt: Option<&'static str>,
 }
 
 impl Drop for Taken {
@@ -104,11 +114,13 @@ impl Lane {
             retry: options.retry,
             verification: options.verification,
             unproven: Unproven::default(),
+            lists: Lists::default(),
             stopping: CancellationToken::new(),
             cut_off: CancellationToken::new(),
             paused: AtomicBool::new(paused),
             attempts: Mutex::new(Attempts::new(options.retry, Instant::now())),
             breaker: Mutex::new(Breaker::new(options.retry)),
+            listing: Mutex::default(),
             why_down: Mutex::new(None),
             wake: watch::Sender::new(()),
             searching: tokio::sync::Mutex::new(()),
@@ -245,7 +257,7 @@ impl Lane {
         let entry = self.spool.entry(delivery.entry).await;
         let id = delivery.entry;
         match entry {
-            Ok(entry) => Ok(Some(Taken { lane: Arc::clone(self), delivery, entry })),
+            Ok(entry) => Ok(Some(Taken { lane: Arc::clone(self), delivery, entry, doubt: None })),
             Err(error) => {
                 self.attempts.lock().finish(id);
                 match error {
@@ -293,7 +305,13 @@ impl Lane {
         let entry = work.delivery.entry;
         let now = Instant::now();
         match verdict {
-            Verdict::Taken => self.delivered(work, Outcome::Sent, "sent").await?,
+            Verdict::Taken => {
+                let outcome = match work.doubt {
+                    Some(reason) => Outcome::SentUnproven { reason: reason.to_owned() },
+                    None => Outcome::Sent,
+                };
+                self.delivered(work, outcome, "sent").await?;
+            }
             Verdict::AlreadyThere => {
                 let reason = verify::ALREADY_THERE.to_owned();
                 self.delivered(work, Outcome::SentUnproven { reason }, "duplicate").await?;

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::TaskTracker;
 
-use super::destination::{Reach, Transport};
+use super::destination::{Failure, Listed, Reach, Transport};
 use super::dimse::DimseTransport;
-use super::lane::{Lane, Leave, Taken};
+use super::lane::{Course, Lane, Leave, Taken};
 use super::stow::StowTransport;
+use super::verify;
 use crate::spool::{SpoolEntry, SpoolError};
 
 /// How long an idle worker keeps its connection: the next object of a study needs no new one.
@@ -21,17 +22,16 @@ const FIRST_NAP: Duration = Duration::from_millis(2);
 pub fn start(lane: &Arc<Lane>, tasks: &TaskTracker) {
     for _ in 0..lane.destination.associations {
         match &lane.destination.reach {
-            Reach::Dimse(peer) => {
-                let transport = DimseTransport::new(Arc::clone(lane), peer.clone());
-                tasks.spawn(Worker { lane: Arc::clone(lane), transport }.run());
-            }
-            Reach::Stow(peer) => match StowTransport::new(Arc::clone(lane), peer.clone()) {
-                Ok(transport) => {
-                    tasks.spawn(Worker { lane: Arc::clone(lane), transport }.run());
-                }
-                Err(failure) => lane.failed(&failure, None),
-            },
+            Reach::Dimse(peer) => spawn(lane, tasks, DimseTransport::new(Arc::clone(lane), peer.clone())),
+            Reach::Stow(peer) => spawn(lane, tasks, StowTransport::new(Arc::clone(lane), peer.clone())),
         }
+    }
+}
+
+fn spawn(lane: &Arc<Lane>, tasks: &TaskTracker, transport: Result<impl Transport, Failure>) {
+    match transport {
+        Ok(transport) => drop(tasks.spawn(Worker { lane: Arc::clone(lane), transport }.run())),
+        Err(failure) => lane.failed(&failure, None),
     }
 }
 
@@ -82,6 +82,9 @@ impl<T: Transport> Worker<T> {
     }
 
     async fn send(&mut self, mut taken: Vec<Taken>, leave: Leave) -> Result<(), SpoolError> {
+        if !self.ask_what_is_there(&mut taken).await? {
+            return Ok(());
+        }
         while !taken.is_empty() {
             if !self.lane.may_go_on() {
                 self.lane.leave_unused(leave);
@@ -91,7 +94,7 @@ impl<T: Transport> Worker<T> {
             let verdicts = match self.transport.send(&entries).await {
                 Ok(verdicts) => verdicts,
                 Err(failure) => {
-                    self.lane.failed(&failure, taken.first());
+                    self.lane.attempt_failed(&failure, taken.first());
                     return Ok(());
                 }
             };
@@ -107,6 +110,41 @@ impl<T: Transport> Worker<T> {
         // Nothing above may have told the breaker, where nothing was said about the destination.
         self.lane.leave_unused(leave);
         Ok(())
+    }
+
+    /// Asks, before the first attempt with an object, whether something is listed under its UID: only
+    /// then is the UID evidence of it later. `false`: nothing is to be sent for now.
+    async fn ask_what_is_there(&mut self, taken: &mut [Taken]) -> Result<bool, SpoolError> {
+        let course = self.lane.course();
+        let unasked = taken.iter_mut().filter(|work| !work.delivery.unlisted);
+        match course {
+            Course::Believe => return Ok(true),
+            Course::Doubt => {
+                unasked.for_each(|work| work.doubt = Some(verify::NOT_ANSWERED));
+                return Ok(true);
+            }
+            Course::Ask => {}
+        }
+        let entries: Vec<Arc<SpoolEntry>> = unasked.map(|work| Arc::clone(&work.entry)).collect();
+        if entries.is_empty() {
+            return Ok(true);
+        }
+        let asked = tokio::select! {
+            asked = self.transport.listed(&entries) => asked,
+            () = self.lane.cut_off.cancelled() => Err(Failure::new("stopping")),
+        };
+        match asked {
+            Ok(Listed::These(uids)) => self.lane.note_listed(taken, &uids).await.map(|()| true),
+            Ok(Listed::NotOffered(reason)) => {
+                self.lane.listing_not_offered(&reason);
+                Ok(true)
+            }
+            Ok(Listed::NoAnswer(reason)) => Ok(self.lane.listing_not_answered(taken, reason)),
+            Err(failure) => {
+                self.lane.failed(&failure, None);
+                Ok(false)
+            }
+        }
     }
 
     /// The spool did not answer. A closed one ends the worker; anything else may pass.

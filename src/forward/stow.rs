@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use reqwest::{Method, Response};
 
-use super::destination::{Failure, Transport, Verdict, WebPeer};
+use super::destination::{Failure, Listed, Transport, Verdict, WebPeer};
 use super::http::{self, DICOM_JSON, WebClient};
 use super::lane::Lane;
 use super::progress::Progress;
 use super::stow_answer::StowAnswer;
 use super::stow_body::{MultipartBody, Unreadable, file_length};
+use super::verify::catalogue::Catalogue;
+use super::verify::qido::Qido;
 use crate::spool::SpoolEntry;
 
 /// Bytes of one request; an object longer than that goes alone.
@@ -21,6 +23,8 @@ const MOST_INSTANCES: usize = 1000;
 pub struct StowTransport {
     lane: Arc<Lane>,
     client: WebClient,
+    /// Where it is asked: not always where it is sent to.
+    query: WebClient,
 }
 
 /// What came of a request that was answered, or of one that was not.
@@ -32,7 +36,8 @@ enum Sent {
 
 impl StowTransport {
     pub fn new(lane: Arc<Lane>, peer: WebPeer) -> Result<Self, Failure> {
-        Ok(Self { client: WebClient::new(peer)?, lane })
+        let query = lane.destination.query.clone().unwrap_or_else(|| peer.clone());
+        Ok(Self { client: WebClient::new(peer)?, query: WebClient::new(query)?, lane })
     }
 
     async fn post(&self, entries: &[Arc<SpoolEntry>], progress: &Progress) -> Result<Sent, Failure> {
@@ -91,6 +96,11 @@ impl StowTransport {
 impl Transport for StowTransport {
     fn appetite(&self) -> usize {
         self.lane.destination.batch.min(MOST_INSTANCES)
+    }
+
+    async fn listed(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<Listed, Failure> {
+        let asked = Catalogue::Web(Qido(&self.query)).listed(&self.lane.lists, entries).await;
+        Ok(Listed::of(asked))
     }
 
     async fn send(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<Vec<Verdict>, Failure> {

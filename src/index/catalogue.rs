@@ -28,6 +28,7 @@ pub async fn apply(tx: &mut Transaction<'static, Any>, facts: &[Followed]) -> Re
             }
             Fact::Routed { .. }
             | Fact::Delivery { .. }
+            | Fact::Unlisted { .. }
             | Fact::CommitmentRequested { .. }
             | Fact::CommitmentClosed { .. } => {}
         }

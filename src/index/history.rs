@@ -61,7 +61,10 @@ fn collect<'a>(fact: &'a Fact, events: &mut Vec<Event<'a>>) {
             let detail = Some(reason.as_str());
             events.push(Event { entry: *entry, at: *at, destination: "", event: "purged", detail });
         }
-        Fact::Received(_) | Fact::CommitmentRequested { .. } | Fact::CommitmentClosed { .. } => {}
+        Fact::Received(_)
+        | Fact::Unlisted { .. }
+        | Fact::CommitmentRequested { .. }
+        | Fact::CommitmentClosed { .. } => {}
     }
 }
 
@@ -73,6 +76,7 @@ fn named(outcome: &Outcome) -> (&'static str, Option<&str>) {
         Outcome::Deferred { reason, .. } => ("deferred", Some(reason)),
         Outcome::Poisoned { reason } => ("poisoned", Some(reason)),
         Outcome::Requeued => ("requeued", None),
+        Outcome::Resent => ("resent", None),
         Outcome::Cancelled => ("cancelled", None),
     }
 }

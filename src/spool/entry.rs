@@ -126,6 +126,13 @@ pub enum Fact {
         outcome: Outcome,
         at: Millis,
     },
+    /// Asked before our first attempt, the destination did not list the SOP Instance UIDs of these:
+    /// from here on they are evidence of what we sent.
+    Unlisted {
+        entries: Vec<EntryId>,
+        destination: String,
+        at: Millis,
+    },
     /// A storage commitment request, durable before its N-ACTION is sent.
     CommitmentRequested {
         transaction_uid: Uid,
@@ -162,6 +169,8 @@ pub enum Outcome {
     Poisoned { reason: String },
     /// A person, or a lost verification, asks for it to be sent again.
     Requeued,
+    /// It was proven, and its sender sent it again: the proof is asked for anew.
+    Resent,
     /// A person gave it up.
     Cancelled,
 }
@@ -193,4 +202,10 @@ pub struct Delivery {
     /// Why it waits, in plain words, without patient data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// See [`Fact::Unlisted`]: not asked for again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlisted: bool,
+    /// Only a comparison proves this one, also when it is to be proven again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub doubted: bool,
 }

@@ -186,6 +186,13 @@ fn apply_one(
                 state.outcome(destination, outcome, *at);
             }
         }
+        Fact::Unlisted { entries, destination, .. } => {
+            for entry in entries {
+                if let Some(state) = overlay.state(queue, *entry)? {
+                    state.unlisted(destination);
+                }
+            }
+        }
         Fact::CommitmentRequested { transaction_uid, destination, entries, at } => {
             let open = OpenCommitment {
                 transaction_uid: transaction_uid.clone(),

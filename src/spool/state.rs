@@ -68,8 +68,16 @@ impl EntryState {
                 due: at,
                 since: at,
                 reason: None,
+                unlisted: false,
+                doubted: false,
             });
         }
+    }
+
+    /// The destination did not list it before the first attempt.
+    pub fn unlisted(&mut self, destination: &str) {
+        let ours = self.deliveries.iter_mut().filter(|delivery| delivery.destination == destination);
+        ours.for_each(|delivery| delivery.unlisted = true);
     }
 
     /// What happened to one delivery. A destination that was never routed to is ignored.
@@ -83,12 +91,17 @@ impl EntryState {
         if delivery.state == DeliveryState::Verified && is_sent {
             return;
         }
+        // Only what is proven is to be proven anew: anything else is on its way to it.
+        if *outcome == Outcome::Resent && delivery.state != DeliveryState::Verified {
+            return;
+        }
         delivery.since = at;
         delivery.reason = None;
         match outcome {
-            Outcome::Sent => delivery.state = DeliveryState::Sent,
+            Outcome::Sent | Outcome::Resent => delivery.state = DeliveryState::Sent,
             Outcome::SentUnproven { reason } => {
                 delivery.state = DeliveryState::Sent;
+                delivery.doubted = true;
                 delivery.reason = Some(reason.clone());
             }
             Outcome::Verified { .. } => delivery.state = DeliveryState::Verified,
@@ -104,6 +117,7 @@ impl EntryState {
             }
             Outcome::Requeued => {
                 delivery.state = DeliveryState::Queued;
+                delivery.doubted = false;
                 delivery.attempts = 0;
                 delivery.due = at;
             }
@@ -202,6 +216,36 @@ mod tests {
         assert!(state.is_purgeable(required(false)));
         state.route(&["optional".into()], Millis(4));
         assert!(!state.is_purgeable(required(false)), "an open delivery holds it, optional or not");
+    }
+
+    #[test]
+    fn what_was_proven_is_proven_anew_after_a_resend_and_nothing_else_is() {
+        let mut state = state();
+        state.route(&["a".into()], Millis(1));
+        state.outcome("a", &Outcome::Resent, Millis(2));
+        assert_eq!(
+            (state.deliveries[0].state, state.deliveries[0].since),
+            (DeliveryState::Queued, Millis(1))
+        );
+        state.outcome("a", &Outcome::SentUnproven { reason: "listed".into() }, Millis(3));
+        state.outcome("a", &Outcome::Verified { by: "comparison".into() }, Millis(4));
+        assert!(state.is_purgeable(required(false)));
+        state.outcome("a", &Outcome::Resent, Millis(5));
+        assert!(!state.is_purgeable(required(false)));
+        assert!(state.deliveries[0].doubted, "a UID that was no evidence has not become one");
+    }
+
+    #[test]
+    fn what_the_destination_did_not_list_stays_known_and_a_doubt_ends_with_a_new_attempt() {
+        let mut state = state();
+        state.route(&["a".into(), "b".into()], Millis(1));
+        state.unlisted("a");
+        state.outcome("b", &Outcome::SentUnproven { reason: "listed".into() }, Millis(2));
+        for destination in ["a", "b"] {
+            state.outcome(destination, &Outcome::Requeued, Millis(3));
+        }
+        let known: Vec<_> = state.deliveries.iter().map(|one| (one.unlisted, one.doubted)).collect();
+        assert_eq!(known, [(true, false), (false, false)]);
     }
 
     #[test]

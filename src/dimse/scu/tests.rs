@@ -327,3 +327,70 @@ async fn a_report_may_take_longer_than_an_answer() {
     let (received, _association) = waiting.await.unwrap();
     assert!(matches!(received, Ok(Some(Received::Command { .. }))), "{received:?}");
 }
+
+/// Serves a C-GET by these C-STOREs and a final status; the statuses that they were answered.
+async fn serve_get(messages: &mut MessageStream, stores: &[(u8, &str)], last: Status) -> Vec<Status> {
+    let (context, get) = request(messages).await;
+    assert_eq!(messages.read_data_set(100).await.unwrap().unwrap(), b"keys"[..]);
+    let mut answers = Vec::new();
+    for (store_context, instance) in stores {
+        let uid = |text| Uid::parse(text).unwrap();
+        let store = Command::c_store_rq(40 + answers.len() as u16, &uid(CT), &uid(instance));
+        messages.send(*store_context, &store, Some(&[7; 30_000])).await.unwrap();
+        messages.send(context, &get.response(Status::PENDING), None).await.unwrap();
+        let Ok(Received::Command { command, .. }) = messages.next().await else { return answers };
+        assert_eq!(command.message_id_being_responded_to, store.message_id);
+        answers.push(command.status.unwrap());
+    }
+    messages.send(context, &get.response(last), None).await.unwrap();
+    answers
+}
+
+/// Retrieves instance 1.2.3 on the context of CT, and says how many bytes of it came.
+async fn retrieve(association: &mut Association, most: usize) -> (Result<Retrieved, ScuError>, usize) {
+    let mut length = 0;
+    let uid = Uid::parse("1.2.3").unwrap();
+    let got = association.get(STUDY_ROOT, b"keys", (7, &uid), |bytes| {
+        length += bytes.len();
+        length <= most
+    });
+    (got.await, length)
+}
+
+#[tokio::test]
+async fn what_is_retrieved_is_handed_on_once_and_other_instances_are_refused() {
+    let listener = listen().await;
+    let (mut association, mut messages) = connect(&listener, SOON).await;
+    let stores = [(7, "1.2.4"), (3, "1.2.3"), (7, "1.2.3"), (7, "1.2.3")];
+    let serving = serve_get(&mut messages, &stores, Status(0xB000));
+    let ((got, length), answers) = tokio::join!(retrieve(&mut association, 30_000), serving);
+    assert_eq!((got.unwrap(), length), (Retrieved::Whole, 30_000));
+    let refused = Status::INVALID_SOP_INSTANCE;
+    assert_eq!(answers, [refused, refused, Status::SUCCESS, refused]);
+}
+
+#[tokio::test]
+async fn nothing_retrieved_is_told_by_its_status() {
+    for last in [Status::SUCCESS, Status::OUT_OF_RESOURCES] {
+        let listener = listen().await;
+        let (mut association, mut messages) = connect(&listener, SOON).await;
+        let serving = serve_get(&mut messages, &[], last);
+        let ((got, length), _) = tokio::join!(retrieve(&mut association, 0), serving);
+        assert_eq!((got.unwrap(), length), (Retrieved::Nothing(last), 0));
+    }
+}
+
+#[tokio::test]
+async fn a_retrieval_that_is_too_long_is_broken_off() {
+    let listener = listen().await;
+    let (mut association, mut messages) = connect(&listener, SOON).await;
+    let retrieving = async {
+        let (got, length) = retrieve(&mut association, 10_000).await;
+        association.abort().await;
+        (got.unwrap(), length < 30_000)
+    };
+    let stores = [(7, "1.2.3")];
+    let serving = serve_get(&mut messages, &stores, Status::SUCCESS);
+    let (got, answers) = tokio::join!(retrieving, serving);
+    assert_eq!((got, answers), ((Retrieved::BrokenOff, true), vec![]));
+}

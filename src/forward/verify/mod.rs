@@ -2,8 +2,9 @@
 //! One verifier per destination, beside its senders: it never holds a delivery up, and what it
 //! can't reach it asks again later.
 //!
-//! A UID is evidence of our bytes only if no other object with it was ever held here and the
-//! destination did not say that it had one before; otherwise the object is fetched and compared.
+//! A UID is evidence of our bytes only if no other object with it was ever held here, and the
+//! destination neither listed it before our first attempt nor said that it had one; otherwise the
+//! object is fetched and compared.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,15 +12,21 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::TaskTracker;
 
+pub mod catalogue;
 pub mod commitment;
 mod comparison;
+mod content;
 mod data_set;
-mod find;
-mod qido;
+pub mod find;
+pub mod qido;
+mod retrieval;
 mod unproven;
+mod wado;
 
 pub use commitment::{CommitmentReport, ReportOutcome};
 pub use unproven::Unproven;
+
+use catalogue::Unanswered;
 
 use super::destination::{Failure, Reach};
 use super::lane::Lane;
@@ -30,6 +37,10 @@ use crate::telemetry::metrics;
 
 /// Why an answer of 0111 is no proof.
 pub const ALREADY_THERE: &str = "the destination says that it holds an object with this UID already; whether it is this one is not proven";
+/// Why its success is no proof either.
+pub const LISTED_BEFORE: &str = "the destination listed an object with this UID before ours was first sent; whether it holds ours is not proven";
+pub const NOT_ANSWERED: &str = "the destination did not say, when ours was first sent, whether it lists an object with this UID; whether it holds ours is not proven";
+const PROVEN_BY_COMPARISON: &str = "what the destination holds under this UID must be compared again";
 const OTHER_HERE: &str = "another object with this UID was received here; a UID alone proves nothing";
 const OTHER_THERE: &str = "the destination holds other bytes under this UID";
 
@@ -73,6 +84,16 @@ enum Asked {
     Present(HashSet<Uid>),
     /// It does not offer this way of asking.
     NotOffered(String),
+}
+
+impl Asked {
+    fn of(listed: Result<HashSet<Uid>, Unanswered>) -> Result<Asked, Trouble> {
+        match listed {
+            Ok(present) => Ok(Asked::Present(present)),
+            Err(Unanswered::NotOffered(reason)) => Ok(Asked::NotOffered(reason)),
+            Err(Unanswered::Failed(reason)) => Err(Trouble::Failed(reason)),
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -187,7 +208,7 @@ impl Verifier {
             return Ok(());
         }
         let asked = match &lane.destination.query {
-            Some(peer) => qido::ask(peer, &by_query).await?,
+            Some(peer) => qido::ask(peer, &lane.lists, &by_query).await?,
             None => find::ask(lane, &by_query).await?,
         };
         settle(lane, &by_query, asked).await
@@ -218,6 +239,9 @@ async fn doubt(lane: &Lane, entry: &SpoolEntry, delivery: &Delivery) -> Result<O
     if let Some(reason) = &delivery.reason {
         return Ok(Some(reason.clone()));
     }
+    if delivery.doubted {
+        return Ok(Some(PROVEN_BY_COMPARISON.into()));
+    }
     for other in lane.spool.with_sop_instance_uid(&entry.key.sop_instance_uid).await? {
         if other == entry.id {
             continue;
@@ -236,15 +260,24 @@ async fn doubt(lane: &Lane, entry: &SpoolEntry, delivery: &Delivery) -> Result<O
 /// Fetches what the destination holds under a doubtful UID, where it can be fetched.
 async fn compare(lane: &Lane, entry: &SpoolEntry, doubt: String) -> Result<(), Trouble> {
     use comparison::Compared;
-    let compared = match &lane.destination.query {
-        Some(peer) => comparison::compare(peer, entry).await?,
-        None => Compared::Impossible,
+    let compared = match (&lane.destination.query, &lane.destination.reach) {
+        (Some(peer), _) => wado::compare(peer, &lane.spool, entry).await?,
+        (None, Reach::Dimse(peer)) => retrieval::compare(peer, &lane.spool, entry).await?,
+        (None, Reach::Stow(_)) => Compared::Impossible,
     };
     let reason = match compared {
         Compared::Same => return verified(lane, entry, "comparison").await,
         Compared::Absent => return absent(lane, entry).await,
         Compared::Different => OTHER_THERE.to_owned(),
         Compared::Impossible => doubt,
+        // One object on which an archive dies must not hold up the proof of the others.
+        Compared::BrokenOff(why) if lane.unproven.missed(entry.id) >= lane.verification.tries => {
+            format!("{doubt}; it could not be fetched: {why}")
+        }
+        Compared::BrokenOff(_) => {
+            lane.unproven.add_later([entry.id], lane.verification.between_tries);
+            return Ok(());
+        }
     };
     lane.append(entry.id, Outcome::SentUnproven { reason }).await?;
     lane.unproven.cannot_be_proven(entry.id);

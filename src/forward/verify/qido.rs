@@ -1,72 +1,60 @@
-//! Asks a DICOMweb destination by QIDO-RS (PS3.18 §10.6) which of some objects it holds.
+//! Asks a DICOMweb destination by QIDO-RS (PS3.18 §10.6) which of some objects it lists.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use reqwest::StatusCode;
 use serde_json::Value;
 
+use super::catalogue::{Catalogue, Lists, Series, Unanswered};
 use super::{Asked, Trouble};
-use crate::dicom::{InstanceKey, Uid};
-use crate::forward::destination::WebPeer;
+use crate::dicom::Uid;
+use crate::forward::destination::{Failure, WebPeer};
 use crate::forward::http::WebClient;
 use crate::spool::SpoolEntry;
 
-/// UIDs in one question: its answer stays far below the limit, its URL short.
-const LIST: usize = 20;
-
-pub async fn ask(peer: &WebPeer, entries: &[Arc<SpoolEntry>]) -> Result<Asked, Trouble> {
+pub(super) async fn ask(
+    peer: &WebPeer,
+    lists: &Lists,
+    entries: &[Arc<SpoolEntry>],
+) -> Result<Asked, Trouble> {
     let client = WebClient::new(peer.clone())?;
-    let mut series: BTreeMap<(&Uid, &Uid), Vec<&InstanceKey>> = BTreeMap::new();
-    for entry in entries {
-        let key = &entry.key;
-        series.entry((&key.study_instance_uid, &key.series_instance_uid)).or_default().push(key);
-    }
-    let mut found = HashSet::new();
-    for keys in series.values() {
-        for list in keys.chunks(LIST) {
-            let mut lists = vec![list];
-            // What a list does not find is asked for alone: not every service knows lists.
-            while let Some(list) = lists.pop() {
-                match instances(&client, list).await? {
-                    Some(uids) => found.extend(uids),
-                    None => return Ok(Asked::NotOffered("no QIDO-RS at its URL".into())),
-                }
-                if list.len() > 1 {
-                    let missing =
-                        list.iter().enumerate().filter(|(_, key)| !found.contains(&key.sop_instance_uid));
-                    lists.extend(missing.map(|(at, _)| &list[at..=at]));
-                }
-            }
-        }
-    }
-    Ok(Asked::Present(found))
+    Asked::of(Catalogue::Web(Qido(&client)).listed(lists, entries).await)
 }
 
-/// SOP Instance UIDs that the service lists; `None` where there is no such service.
-async fn instances(client: &WebClient, keys: &[&InstanceKey]) -> Result<Option<Vec<Uid>>, Trouble> {
-    let [first, ..] = keys else { return Ok(Some(Vec::new())) };
-    let uids: Vec<&str> = keys.iter().map(|key| key.sop_instance_uid.as_str()).collect();
-    let path = format!(
-        "/studies/{}/series/{}/instances?SOPInstanceUID={}&limit={}",
-        first.study_instance_uid,
-        first.series_instance_uid,
-        uids.join(","),
-        keys.len()
-    );
-    let (status, body) = client.get_json(&path).await?;
-    match status {
-        StatusCode::NO_CONTENT => Ok(Some(Vec::new())),
-        // No such study, or no such service?
-        StatusCode::NOT_FOUND => {
-            let (status, _) = client.get_json("/studies?limit=1").await?;
-            Ok((status != StatusCode::NOT_FOUND).then(Vec::new))
+pub struct Qido<'a>(pub &'a WebClient);
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Unanswered::Failed(failure.reason)
+    }
+}
+
+impl Qido<'_> {
+    /// SOP Instance UIDs of the series that are among `instances`.
+    pub async fn list(&self, series: Series<'_>, instances: &[&Uid]) -> Result<Vec<Uid>, Unanswered> {
+        let uids: Vec<&str> = instances.iter().map(|uid| uid.as_str()).collect();
+        let keys = format!("SOPInstanceUID={}&limit={}", uids.join(","), instances.len());
+        self.search(series, &keys).await
+    }
+
+    pub async fn some_of(&self, series: Series<'_>) -> Result<Vec<Uid>, Unanswered> {
+        self.search(series, "limit=2").await
+    }
+
+    async fn search(&self, (study, series): Series<'_>, keys: &str) -> Result<Vec<Uid>, Unanswered> {
+        let path = format!("/studies/{study}/series/{series}/instances?{keys}");
+        let (status, body) = self.0.get_json(&path).await?;
+        match status {
+            StatusCode::NO_CONTENT => Ok(Vec::new()),
+            // No such study, or no such service?
+            StatusCode::NOT_FOUND => match self.0.get_json("/studies?limit=1").await? {
+                (StatusCode::NOT_FOUND, _) => Err(Unanswered::NotOffered("no QIDO-RS at its URL".into())),
+                _ => Ok(Vec::new()),
+            },
+            status if status.is_success() => listed(&body)
+                .ok_or_else(|| Unanswered::Failed("its answer to QIDO-RS is not DICOM JSON".into())),
+            status => Err(Unanswered::Failed(format!("QIDO-RS was answered HTTP {}", status.as_u16()))),
         }
-        status if status.is_success() => match listed(&body) {
-            Some(uids) => Ok(Some(uids)),
-            None => Err(Trouble::Failed("its answer to QIDO-RS is not DICOM JSON".into())),
-        },
-        status => Err(Trouble::Failed(format!("QIDO-RS was answered HTTP {}", status.as_u16()))),
     }
 }
 
