@@ -38,7 +38,7 @@ pub use verify::{CommitmentReport, ReportOutcome, VerificationPolicy};
 use crate::clock::{Clock, Millis};
 use crate::config::{DestinationConfig, RuleConfig, Verify};
 use crate::dicom::AeTitle;
-use crate::spool::{DeliveryPolicy, DeliveryState, Durability, Fact, Spool};
+use crate::spool::{DeliveryPolicy, DeliveryState, Durability, EntryId, Fact, Spool};
 use destination::Destination;
 use lane::Lane;
 use rule::Rules;
@@ -147,6 +147,15 @@ impl Inner {
         let lanes = self.lanes.read();
         for running in names.iter().filter_map(|name| lanes.get(name)) {
             running.lane.wake();
+        }
+    }
+
+    fn prove_again(&self, name: &str, entry: EntryId) {
+        let lanes = self.lanes.read();
+        if let Some(running) =
+            lanes.get(name).filter(|running| running.lane.destination.verify != Verify::None)
+        {
+            running.lane.unproven.add(entry);
         }
     }
 

@@ -42,6 +42,7 @@ pub async fn run(inner: Arc<Inner>, mut position: LogPosition) {
 async fn route(inner: &Inner, facts: &[Followed], start: LogPosition) -> Result<(), SpoolError> {
     let mut wake = BTreeSet::new();
     let mut decisions = Vec::new();
+    let mut resent = Vec::new();
     for followed in facts {
         match &*followed.fact {
             Fact::Received(entry) if is_news(inner, entry, followed, start).await? => {
@@ -52,6 +53,9 @@ async fn route(inner: &Inner, facts: &[Followed], start: LogPosition) -> Result<
             Fact::Delivery { destination, outcome: Outcome::Requeued, .. } => {
                 wake.insert(destination.clone());
             }
+            Fact::Delivery { entry, destination, outcome: Outcome::Resent, .. } => {
+                resent.push((destination, *entry, followed.after));
+            }
             _ => {}
         }
     }
@@ -61,6 +65,13 @@ async fn route(inner: &Inner, facts: &[Followed], start: LogPosition) -> Result<
         inner.spool.applied(position).await?;
     }
     inner.wake(&wake);
+    // The verifier believes the projection.
+    if let Some((_, _, last)) = resent.last() {
+        inner.spool.applied(*last).await?;
+    }
+    for (destination, entry, _) in resent {
+        inner.prove_again(destination, entry);
+    }
     Ok(())
 }
 

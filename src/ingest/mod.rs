@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -20,7 +21,7 @@ pub use outcome::{Receipt, ReceiptOutcome, Refusal};
 use crate::clock::Clock;
 use crate::dicom::{ScanLimits, TransferSyntax, Uid, part10};
 use crate::spool::{
-    DeliveryState, Digest, Durability, EntryId, Fact, Origin, Outcome, Spool, SpoolEntry, Verdict,
+    Delivery, DeliveryState, Digest, Durability, EntryId, Fact, Origin, Outcome, Spool, SpoolEntry, Verdict,
 };
 use crate::telemetry::metrics;
 use arrival::Arrival;
@@ -59,6 +60,10 @@ pub struct IngestOptions {
     /// Whether storage SOP classes that no dictionary lists are taken.
     pub unknown_sop_classes: bool,
 }
+
+/// How long after a proof a resend asks for no new one: long enough that a modality stuck in a loop costs an archive nothing to speak of, short enough for
+/// a person who sends again what can't be found.
+pub const PROOF_HOLDS: Duration = Duration::from_secs(300);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -134,22 +139,24 @@ impl Ingest {
         Ok(Receipt { entry: committed.id, key, sop_class_uid, data_set_sha256: digest, size, outcome })
     }
 
-    /// A sender who sends again wants it delivered: what was given up is tried anew. It was held
-    /// already, so a failure here does not concern the sender.
+    /// A sender who sends again misses it somewhere: what was given up is tried anew, what was proven
+    /// is to be proven again. It was held already, so a failure here does not concern the sender.
     async fn rearm(&self, id: EntryId) {
         let Ok(deliveries) = self.spool.deliveries_of(id).await else { return };
-        let given_up = |state| matches!(state, DeliveryState::Poisoned | DeliveryState::Cancelled);
         let at = self.clock.now();
-        let facts: Vec<Fact> = deliveries
-            .into_iter()
-            .filter(|delivery| given_up(delivery.state))
-            .map(|delivery| Fact::Delivery {
-                entry: id,
-                destination: delivery.destination,
-                outcome: Outcome::Requeued,
-                at,
-            })
-            .collect();
+        let outcome = |delivery: &Delivery| match delivery.state {
+            DeliveryState::Poisoned | DeliveryState::Cancelled => Some(Outcome::Requeued),
+            // A sender that repeats itself in a loop must not make us ask the archive in a loop.
+            DeliveryState::Verified if at.since(delivery.since) >= PROOF_HOLDS => {
+                self.spool.is_verified_at(&delivery.destination).then_some(Outcome::Resent)
+            }
+            _ => None,
+        };
+        let fact = |delivery: Delivery| {
+            let outcome = outcome(&delivery)?;
+            Some(Fact::Delivery { entry: id, destination: delivery.destination, outcome, at })
+        };
+        let facts: Vec<Fact> = deliveries.into_iter().filter_map(fact).collect();
         if facts.is_empty() {
             return;
         }

@@ -354,6 +354,11 @@ impl Spool {
         self.shared.wake_maintenance();
     }
 
+    /// Whether deliveries to this destination are proven, as it is configured now.
+    pub fn is_verified_at(&self, destination: &str) -> bool {
+        self.shared.policies.read().get(destination).is_some_and(|policy| !policy.success_is_proof)
+    }
+
     pub fn status(&self) -> Status {
         let counts = self.counts();
         let (capacity, full) = self.shared.room_now();

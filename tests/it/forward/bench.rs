@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
-use relaypacs::clock::SystemClock;
+use relaypacs::clock::{Clock as _, ManualClock, SystemClock};
 use relaypacs::config::{DestinationConfig, RuleConfig};
 use relaypacs::dicom::{AeTitle, ScanLimits, TransferSyntax, Uid};
 use relaypacs::forward::{
@@ -76,10 +76,15 @@ impl Bench {
             Arc::new(SystemClock),
         )
         .unwrap();
-        let options =
-            IngestOptions { scan: ScanLimits::default(), object_limit: 1 << 30, unknown_sop_classes: false };
-        let ingest = Ingest::new(spool.clone(), Arc::new(SystemClock), options);
+        let ingest = Ingest::new(spool.clone(), Arc::new(SystemClock), ingest_options());
         Bench { _dir: dir, spool, ingest }
+    }
+
+    /// What is received from now on comes so much later than it does.
+    pub fn receive_later(&mut self, by: Duration) {
+        let clock = Arc::new(ManualClock::default());
+        clock.advance(Duration::from_millis(SystemClock.now().0) + by);
+        self.ingest = Ingest::new(self.spool.clone(), clock, ingest_options());
     }
 
     pub async fn forward(&self, destinations: Vec<ConfiguredDestination>) -> Forward {
@@ -140,6 +145,10 @@ impl Bench {
         };
         eventually(what, || async { self.count(destination, state) == count }).await;
     }
+}
+
+fn ingest_options() -> IngestOptions {
+    IngestOptions { scan: ScanLimits::default(), object_limit: 1 << 30, unknown_sop_classes: false }
 }
 
 /// Waits for a condition, at most a generous while.

@@ -157,6 +157,46 @@ async fn a_second_object_with_the_uid_takes_its_worth_as_evidence_away() {
     forward.stop(Duration::from_secs(5)).await;
 }
 
+async fn a_resend_is_proven_anew(verify: &str) {
+    let (mut bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
+    let forward = bench.forward(vec![dimse("a", archive.port, verify)]).await;
+    let (kept, lost) = (instance(1, 100), instance(2, 100));
+    bench.receive(&kept).await;
+    let entry = bench.receive(&lost).await;
+    bench.until("a", DeliveryState::Verified, 2).await;
+    archive.state.lock().held.remove(&lost.uid);
+    bench.receive(&lost).await;
+    bench.receive(&lost).await;
+    // Whatever has been in the log by now has been seen.
+    forward.pause("a").unwrap();
+    let third = bench.receive(&instance(3, 100)).await;
+    eventually(|| "routed".into(), || async { bench.delivery(third, "a").await.is_some() }).await;
+    assert_eq!(bench.count("a", DeliveryState::Verified), 2, "too soon to ask again");
+    forward.resume("a").unwrap();
+    bench.until("a", DeliveryState::Verified, 3).await;
+
+    bench.receive_later(relaypacs::ingest::PROOF_HOLDS + Duration::from_secs(1));
+    bench.receive(&kept).await;
+    assert_eq!(bench.receive(&lost).await, entry, "a duplicate");
+    let back = || async { archive.state.lock().held.contains_key(&lost.uid) };
+    eventually(|| "it is there again".into(), back).await;
+    bench.until("a", DeliveryState::Verified, 3).await;
+    let answered = archive.state.lock().answered.clone();
+    let times = |uid: &str| answered.iter().filter(|answered| *answered == uid).count();
+    assert_eq!((times(&kept.uid), times(&lost.uid)), (1, 2), "only what was lost was sent again");
+    forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_archive_lost_after_its_commitment_is_there_again_after_a_resend() {
+    a_resend_is_proven_anew("commitment").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_archive_lost_after_it_listed_it_is_there_again_after_a_resend() {
+    a_resend_is_proven_anew("query").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn echo_says_how_it_went() {
     let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
