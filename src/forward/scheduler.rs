@@ -95,6 +95,8 @@ impl<T: Transport> Worker<T> {
                 Ok(verdicts) => verdicts,
                 Err(failure) => {
                     self.lane.attempt_failed(&failure, taken.first());
+                    // Who takes them next must know what was not listed before this attempt.
+                    self.lane.settled().await?;
                     return Ok(());
                 }
             };
