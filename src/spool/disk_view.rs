@@ -23,8 +23,10 @@ impl ReadAt for File {
 
 /// What O_DIRECT asks of addresses, offsets and lengths: enough for disks with 4 KiB sectors.
 const ALIGNMENT: usize = 4096;
-/// Read at once: a scan goes front to back.
+/// Read at once at most: a scan goes front to back.
 const WINDOW: usize = 1 << 20;
+/// … and for the bytes of one object.
+const SMALL_WINDOW: u64 = 256 << 10;
 
 /// A file as the disk has it.
 pub struct DiskView {
@@ -45,11 +47,16 @@ impl DiskView {
     pub fn of(file: &File, path: &Path) -> io::Result<DiskView> {
         file.sync_data()?;
         rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
-        DiskView::open(path)
+        DiskView::open(path, WINDOW)
     }
 
-    /// What was synced before.
-    pub fn open(path: &Path) -> io::Result<DiskView> {
+    /// For so many bytes that were synced before.
+    pub fn of_synced(path: &Path, length: u64) -> io::Result<DiskView> {
+        let window = length.next_multiple_of(ALIGNMENT as u64) + ALIGNMENT as u64;
+        DiskView::open(path, window.min(SMALL_WINDOW) as usize)
+    }
+
+    fn open(path: &Path, window: usize) -> io::Result<DiskView> {
         let direct = OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
         let file = match direct {
             // File systems without O_DIRECT are left with the dropped cache.
@@ -58,7 +65,7 @@ impl DiskView {
             }
             opened => opened?,
         };
-        let window = Window { buffer: vec![0; WINDOW + ALIGNMENT], from: 0, length: 0 };
+        let window = Window { buffer: vec![0; window + ALIGNMENT], from: 0, length: 0 };
         Ok(DiskView { file, window: Mutex::new(window) })
     }
 }
@@ -96,7 +103,8 @@ impl Window {
     fn fill(&mut self, file: &File, offset: u64) -> io::Result<()> {
         let begin = self.begin();
         self.from = offset - offset % ALIGNMENT as u64;
-        self.length = file.read_at(&mut self.buffer[begin..begin + WINDOW], self.from)?;
+        let size = self.buffer.len() - ALIGNMENT;
+        self.length = file.read_at(&mut self.buffer[begin..begin + size], self.from)?;
         if offset >= self.from + self.length as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -290,6 +290,8 @@ impl Spool {
         digest: Digest,
     ) -> Result<(), SpoolError> {
         let (uid, syntax) = (uid.clone(), transfer_syntax_uid.to_owned());
+        // Each reads a quarter of a MiB at a time.
+        let _turn = self.shared.checks.acquire().await.map_err(|_| self.closed())?;
         let damaged = self.blocking(move |shared| shared.damaged_copies(&uid, &syntax, digest)).await?;
         if damaged.is_empty() {
             return Ok(());

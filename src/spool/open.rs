@@ -34,6 +34,8 @@ use crate::clock::Clock;
 const JOBS: usize = 4096;
 /// Durable records that may wait for the projection.
 const PUBLISHED: usize = 8192;
+/// Resends compared with what is held at the same time.
+const CHECKS: usize = 8;
 /// Records that the projection takes at once.
 const APPLY: usize = 512;
 
@@ -126,6 +128,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         policies: RwLock::new(HashMap::new()),
         disk,
         damage,
+        checks: tokio::sync::Semaphore::new(CHECKS),
         maintenance,
         index_cursor,
         route_cursor,

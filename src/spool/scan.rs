@@ -128,7 +128,7 @@ pub fn next_intact(
 pub fn has_digest(source: &dyn ReadAt, mut offset: u64, length: u64, sha256: &[u8; 32]) -> io::Result<bool> {
     let mut hasher = Sha256::new();
     let mut left = length;
-    let mut block = vec![0; left.min(1 << 20) as usize];
+    let mut block = vec![0; left.min(256 << 10) as usize];
     while left > 0 {
         let take = left.min(block.len() as u64) as usize;
         match source.read_exact_at(&mut block[..take], offset) {

@@ -88,7 +88,7 @@ fn has_its_bytes(shared: &Shared, id: EntryId) -> Result<bool, SpoolError> {
         Some(name) => (shared.large_path(name), 0),
         None => (segment.path.clone(), record.part10_offset() + u64::from(header.prefix_length)),
     };
-    let disk = match DiskView::open(&path) {
+    let disk = match DiskView::of_synced(&path, header.data_set_length) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(matches!(shared.locate(id), Err(SpoolError::Freed(_))));
         }

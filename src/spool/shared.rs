@@ -51,6 +51,8 @@ pub struct Shared {
     pub policies: parking_lot::RwLock<std::collections::HashMap<String, DeliveryPolicy>>,
     pub disk: Arc<Disk>,
     pub damage: Arc<Damage>,
+    /// Resends whose held copies are read at the same time.
+    pub checks: tokio::sync::Semaphore,
     pub maintenance: Sender<()>,
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
