@@ -45,6 +45,10 @@ class Subject:
     ae_title = "RELAYPACS"
     dicomweb = None
     process = None
+    # Held to what we promise beyond the standard, too.
+    strict = False
+    # Seconds after which a connection that leads to nothing is gone.
+    closes_within = 35
 
     def __init__(self):
         self.http = requests.Session()
@@ -151,6 +155,9 @@ class RelayPacs(Started):
     """The node. `config` is laid over the suites' own configuration, table by table."""
 
     name = "relaypacs"
+    strict = True
+    # With the limits.artim of the suites that ask (2 s).
+    closes_within = 6
 
     def __init__(self, config=None, environment=None, database=None):
         super().__init__()
@@ -233,9 +240,17 @@ class RelayPacs(Started):
         """SHA-256 of the data sets by SOP Instance UID, as `spool list` says (several where there is a conflict)."""
         found = {}
         for entry in self.lines("spool", "list"):
-            uid = entry.get("sop_instance_uid") or entry["key"]["sop_instance_uid"]
-            found.setdefault(uid, []).append(entry["data_set_sha256"])
+            found.setdefault(entry["sop_instance_uid"], []).append(entry["data_set_sha256"])
         return found
+
+    # What is on its disk, as far as tests break it. Only these know the names.
+
+    def queue_files(self):
+        """The main file of the spool's queue, which is a projection of its log, in a folder of its own."""
+        return [path for path in (self.folder / "data").rglob("db") if path.is_file()]
+
+    def database_files(self):
+        return list((self.folder / "data").glob("relaypacs.db*"))
 
     def destination(self, name):
         """The line of `destination list` about one destination."""

@@ -65,7 +65,7 @@ def test_a_zero_length_key_matches_everything(subject):
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
-def test_wildcards(subject, keys, expected):
+def test_a_star_matches_any_text_and_a_question_mark_one_character(subject, keys, expected):
     assert studies(subject, SpecificCharacterSet="ISO_IR 192", **keys) == expected
 
 

@@ -113,15 +113,15 @@ def test_a_verified_delivery_stays_verified(make_subject, archive):
 
 
 def test_the_queue_is_rebuilt_from_the_log(make_subject, archive):
-    """sled is a projection: without it nothing is lost, and at most something is verified again."""
+    """It is a projection: without it nothing is lost, and at most something is verified again."""
     archive.store_status = 0xA700
     node = make_subject(to(archive.destination()))
     many = send(node, 8)
     node.kill()
-    queues = [path for path in (node.folder / "data").rglob("*") if path.is_dir() and (path / "db").exists()]
-    assert queues, "no sled folder found"
-    for folder in queues:
-        shutil.rmtree(folder)
+    queues = node.queue_files()
+    assert queues, "the queue was not found"
+    for file in queues:
+        shutil.rmtree(file.parent)
     archive.store_status = 0x0000
     node.start()
     everything_is_there(node, many)
@@ -132,10 +132,12 @@ def test_a_damaged_queue_is_set_aside_and_rebuilt(make_subject):
     node = make_subject()
     many = send(node, 8)
     node.kill()
-    for folder in [path for path in (node.folder / "data").rglob("*") if path.is_dir() and (path / "db").exists()]:
-        data = bytearray((folder / "db").read_bytes())
+    queues = node.queue_files()
+    assert queues, "the queue was not found"
+    for file in queues:
+        data = bytearray(file.read_bytes())
         data[: len(data) // 2] = bytes(len(data) // 2)
-        (folder / "db").write_bytes(data)
+        file.write_bytes(data)
     node.start()
     everything_is_there(node, many)
 
@@ -157,7 +159,9 @@ def test_a_lost_sqlite_index_is_rebuilt(make_subject):
     many = send(node, 15)
     clients.indexed(node, many)
     node.stop()
-    for path in (node.folder / "data").glob("relaypacs.db*"):
+    files = node.database_files()
+    assert files, "the database was not found"
+    for path in files:
         path.unlink()
     node.key = None
     node.start()

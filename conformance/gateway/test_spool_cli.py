@@ -36,9 +36,9 @@ def test_the_text_for_people_names_them_too(subject, many):
     assert all(one.sop_instance in text for one in many)
 
 
-def test_status_counts(subject, many):
+def test_status_says_how_many_objects_are_held(subject, many):
     (status,) = subject.lines("spool", "status")
-    assert len(many) in status.values()
+    assert status["objects"] == len(many) and status["bytes"] >= sum(len(one.data_set) for one in many)
     assert subject.run("spool", "status").stdout
 
 

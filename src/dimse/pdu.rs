@@ -1,6 +1,7 @@
 //! PDUs (PS3.8 §9.3): what may arrive in which phase, how long it may be, and how its bytes are
 //! read. Bytes come and go through [`PduStream`]. P-DATA-TF is framed here so that fragments are
-//! never copied; association PDUs are read by [`super::associate`], the rest by `dicom_ul`.
+//! never copied; association PDUs are read and written by [`super::associate`], and `dicom_ul`
+//! lends the type [`Pdu`] and reads and writes the releases.
 //! Nothing is allocated from a length that a peer declared.
 
 use bytes::{Buf, Bytes};
@@ -54,15 +55,12 @@ impl DataValues {
             return Err("P-DATA-TF without a value");
         }
         while !at.is_empty() {
-            let (Some(&[a, b, c, d]), Some(&control)) = (at.first_chunk::<4>(), at.get(5)) else {
+            let Some(&[a, b, c, d]) = at.first_chunk::<4>() else {
                 return Err("a presentation data value is cut short");
             };
             let length = u32::from_be_bytes([a, b, c, d]) as usize;
             if length < 2 || length > at.len() - 4 {
                 return Err("the length of a presentation data value is wrong");
-            }
-            if control & !0b11 != 0 {
-                return Err("reserved bits of a message control header are set");
             }
             at = &at[4 + length..];
         }
@@ -80,6 +78,7 @@ impl Iterator for DataValues {
         let length = self.rest.get_u32() as usize;
         let mut value = self.rest.split_to(length);
         let presentation_context_id = value.get_u8();
+        // Bits 2 to 7 are reserved and not to be checked (PS3.8 §E.2).
         let control = value.get_u8();
         Some(DataValue {
             presentation_context_id,

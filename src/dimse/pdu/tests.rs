@@ -109,7 +109,6 @@ async fn broken_presentation_data_values_are_answered_2_6() {
     let mut bodies: Vec<Vec<u8>> =
         lengths.iter().map(|length| [&good[..], &length.to_be_bytes(), &[1, 3], b"data"].concat()).collect();
     bodies.extend([Vec::new(), good[..3].to_vec(), good[..5].to_vec()]);
-    bodies.extend([4, 8, 0x80, 0xFF].map(|control| value(1, control, b"data")));
     for body in bodies {
         assert_eq!(fault(established().await, &pdu(4, &body)).await, (2, 6), "{body:?}");
     }
@@ -134,6 +133,17 @@ async fn several_values_of_one_pdu_come_apart_in_order() {
         value(3, false, true, b"data"),
     ];
     assert_eq!(values.collect::<Vec<_>>(), expected);
+}
+
+/// PS3.8 §E.2: they are never checked by the receiver.
+#[tokio::test]
+async fn reserved_bits_of_a_message_control_header_mean_nothing() {
+    for (control, is_command, is_last) in [(0xFF, true, true), (0x80, false, false), (0x05, true, false)] {
+        let incoming = received(established().await, &pdu(4, &value(1, control, b"data"))).await;
+        let Ok(Incoming::Data(mut values)) = incoming else { panic!("{incoming:?}") };
+        let value = values.next().unwrap();
+        assert_eq!((value.is_command, value.is_last, &value.data[..]), (is_command, is_last, &b"data"[..]));
+    }
 }
 
 #[tokio::test]
