@@ -20,7 +20,7 @@ pub use foundation::{Foundation, open_store};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, UnknownSopClasses, secret};
 use crate::control::{self, InForce, Running};
-use crate::dicom::ScanLimits;
+use crate::dicom::{ScanLimits, TransferSyntaxes};
 use crate::forward::{Forward, ForwardError, ForwardOptions};
 use crate::http::{self, HttpState};
 use crate::index::{Index, IndexOptions};
@@ -197,7 +197,8 @@ impl Node {
 /// The parts that move, from the log outwards.
 async fn start_parts(foundation: &Foundation, stages: &Stages) -> anyhow::Result<Running> {
     let Foundation { config, clock, store, spool, routing, .. } = foundation;
-    let index = Index::start(store.clone(), spool.clone(), index_options(config), &stages.index);
+    let index =
+        Index::start(store.clone(), spool.clone(), clock.clone(), index_options(config), &stages.index);
     let in_force = InForce::of(config, routing).await?;
     let peers = PeerTable::new(&in_force.peer_configs())
         .map_err(|error| ConfigError::new(format!("dicom.peers: {error}")))?;
@@ -229,6 +230,7 @@ fn ingest_options(config: &Config) -> IngestOptions {
         },
         object_limit: limits.object,
         unknown_sop_classes: config.dicom.unknown_sop_classes == UnknownSopClasses::Accept,
+        transfer_syntaxes: TransferSyntaxes::with_private(&config.dicom.private_transfer_syntaxes),
     }
 }
 

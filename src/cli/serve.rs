@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::config::{Admission, Config};
 use crate::lifecycle::Exit;
 use crate::node::Node;
@@ -9,10 +11,21 @@ use crate::telemetry::logging;
 
 pub async fn run(config: Config) -> anyhow::Result<Exit> {
     logging::start(&config.telemetry);
+    raise_file_limit();
     let node = Node::start(config).await?;
     node.lifecycle.watch_signals()?;
     announce(&node).await;
     Ok(node.run().await)
+}
+
+/// Connections and the files of large objects: the 1,024 that systems give a process by default
+/// are fewer than `limits` allows, and one that can't be opened is an object refused.
+fn raise_file_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => tracing::debug!(?maximum, "open files allowed"),
+        Err(error) => tracing::warn!(%error, ?current, "the limit of open files can't be raised"),
+    }
 }
 
 /// On standard output, for the person who started it; the log says the same on standard error.

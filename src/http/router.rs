@@ -279,7 +279,6 @@ mod tests {
     use crate::auth::Keys;
     use crate::clock::SystemClock;
     use crate::config::Config;
-    use crate::dicom::ScanLimits;
     use crate::index::{Index, IndexOptions};
     use crate::ingest::{Ingest, IngestOptions};
     use crate::lifecycle::Stage;
@@ -301,11 +300,16 @@ mod tests {
         };
         let spool = Spool::start(options, Arc::new(SystemClock)).unwrap();
         let store = Store::open(&dialect::sqlite_url(&dir.join("index.db")), None, 2).await.unwrap();
-        let options =
-            IngestOptions { scan: ScanLimits::default(), object_limit: 1024, unknown_sop_classes: false };
+        let options = IngestOptions { object_limit: 1024, ..IngestOptions::default() };
         Arc::new(HttpState {
             ingest: Ingest::new(spool.clone(), Arc::new(SystemClock), options),
-            index: Index::start(store.clone(), spool.clone(), IndexOptions::default(), &Stage::default()),
+            index: Index::start(
+                store.clone(),
+                spool.clone(),
+                Arc::new(SystemClock),
+                IndexOptions::default(),
+                &Stage::default(),
+            ),
             spool,
             keys: Keys::new(KeyRows::new(store), Arc::new(SystemClock)),
             public_url: String::new(),

@@ -37,7 +37,7 @@ impl QueryCache {
             IndexError::Unavailable(why) => IndexError::Unavailable(why.clone()),
             IndexError::NotMatchable { keyword } => IndexError::NotMatchable { keyword },
         })?;
-        metrics::cache("query", !answer.is_fresh());
+        metrics::cache("queries", !answer.is_fresh());
         Ok(answer.into_value())
     }
 

@@ -3,14 +3,13 @@
 //! place; the log keeps what it has not dealt with.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::cache::QueryCache;
 use super::{Progress, catalogue, rebuild};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::spool::{Cursor, Followed, LogPosition, Spool, SpoolError};
 use crate::store::{Store, StoreError};
 
@@ -23,10 +22,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) struct Indexer {
-    store: Store,
-    spool: Spool,
-    progress: Arc<Progress>,
-    cache: QueryCache,
+    pub store: Store,
+    pub spool: Spool,
+    pub clock: Arc<dyn Clock>,
+    pub progress: Arc<Progress>,
+    pub cache: QueryCache,
 }
 
 /// What became of a batch.
@@ -38,10 +38,6 @@ enum Applied {
 }
 
 impl Indexer {
-    pub fn new(store: Store, spool: Spool, progress: Arc<Progress>, cache: QueryCache) -> Indexer {
-        Indexer { store, spool, progress, cache }
-    }
-
     /// Until `stop`, or until the log is closed.
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
@@ -63,8 +59,7 @@ impl Indexer {
                     continue;
                 }
             };
-            let now = SystemClock.now();
-            self.progress.behind_since.store(now.0, Ordering::Relaxed);
+            self.progress.lag(self.clock.now(), self.spool.durable_position());
             match self.persist("write", || self.apply(position, &facts)).await {
                 Applied::At(after) => position = after,
                 Applied::Elsewhere(stored) => {
@@ -72,7 +67,6 @@ impl Indexer {
                     position = stored;
                 }
             }
-            self.progress.behind_since.store(0, Ordering::Relaxed);
             // First the answers of before, then the word that there are newer ones.
             self.cache.empty();
             self.publish(position);

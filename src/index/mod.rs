@@ -2,9 +2,9 @@
 //! only its [`indexer`] writes. A search that comes after an acknowledgement finds the object.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
@@ -15,15 +15,19 @@ mod compared;
 mod history;
 mod indexer;
 mod predicate;
-mod rebuild;
+pub mod rebuild;
 mod rows;
 pub mod search;
 
+use crate::clock::{Clock, Millis};
 use crate::dicom::{InstanceKey, Uid};
 use crate::lifecycle::Stage;
 use crate::query::{Matches, Query};
 use crate::spool::{EntryId, LogPosition, Spool};
 use crate::store::{Store, StoreError};
+
+/// How long a rebuild waits for the index to have read all of the log.
+const REINDEX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +38,7 @@ pub struct Index {
 struct Inner {
     store: Store,
     spool: Spool,
+    clock: Arc<dyn Clock>,
     options: IndexOptions,
     cache: cache::QueryCache,
     progress: Arc<Progress>,
@@ -44,8 +49,32 @@ struct Progress {
     position: watch::Sender<LogPosition>,
     /// Somebody waits: the indexer need not gather more.
     wanted: Notify,
-    /// When the oldest fact that it fetched and has not committed was fetched; 0: none waits.
-    behind_since: AtomicU64,
+    backlog: Mutex<Option<Backlog>>,
+}
+
+/// Facts that the index lacks.
+#[derive(Clone, Copy)]
+struct Backlog {
+    /// When it was first seen to lack them.
+    since: Millis,
+    until: LogPosition,
+}
+
+impl Progress {
+    /// How long it has been seen, at `now`, to lack a fact before `durable`. What keeps it from
+    /// getting on does not matter: this looks at how far it got.
+    fn lag(&self, now: Millis, durable: LogPosition) -> Duration {
+        let position = *self.position.borrow();
+        let mut backlog = self.backlog.lock();
+        if position >= durable {
+            *backlog = None;
+            return Duration::ZERO;
+        }
+        let waiting = backlog.filter(|backlog| position < backlog.until);
+        let waiting = waiting.unwrap_or(Backlog { since: now, until: durable });
+        *backlog = Some(waiting);
+        now.since(waiting.since)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +99,18 @@ pub enum IndexError {
     Unavailable(String),
     #[error("{keyword} can't be matched")]
     NotMatchable { keyword: &'static str },
+}
+
+/// Why the index is not rebuilt.
+#[derive(Debug, Error)]
+pub enum ReindexError {
+    #[error(
+        "the index has not read all of the log yet, which must come first so that no row of a freed object \
+         is lost; nothing was changed: try again when relaypacs_index_lag_seconds is 0"
+    )]
+    Behind,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl From<StoreError> for IndexError {
@@ -100,23 +141,35 @@ pub struct Located {
 impl Index {
     /// Follows the log as a task of `stage`, from where the database says it stands. Does not
     /// wait for the database.
-    pub fn start(store: Store, spool: Spool, options: IndexOptions, stage: &Stage) -> Index {
+    pub fn start(
+        store: Store,
+        spool: Spool,
+        clock: Arc<dyn Clock>,
+        options: IndexOptions,
+        stage: &Stage,
+    ) -> Index {
         let progress = Arc::new(Progress {
             position: watch::Sender::new(LogPosition::default()),
             wanted: Notify::new(),
-            behind_since: AtomicU64::new(0),
+            backlog: Mutex::default(),
         });
         let cache = cache::QueryCache::new(options.cache_bytes);
-        let indexer = indexer::Indexer::new(store.clone(), spool.clone(), progress.clone(), cache.clone());
+        let indexer = indexer::Indexer {
+            store: store.clone(),
+            spool: spool.clone(),
+            clock: clock.clone(),
+            progress: progress.clone(),
+            cache: cache.clone(),
+        };
         let shutdown = stage.shutdown();
         stage.spawn(async move { indexer.run(shutdown.soft).await });
-        Index { inner: Arc::new(Inner { store, spool, options, cache, progress }) }
+        Index { inner: Arc::new(Inner { store, spool, clock, options, cache, progress }) }
     }
 
     /// Waits, briefly and bounded, until the index has passed the log's position at arrival, so
     /// that every door reads its own writes; then answers, from the cache where it can.
     pub async fn search(&self, query: &Query) -> Result<Arc<Matches>, IndexError> {
-        let is_current = self.catch_up().await;
+        let is_current = self.catch_up(self.inner.options.patience).await;
         let mut query = query.clone();
         query.page.limit = query.page.limit.min(self.inner.options.max_rows);
         let search = search::search(&self.inner.store, &query);
@@ -135,26 +188,27 @@ impl Index {
         after: Option<EntryId>,
         limit: usize,
     ) -> Result<Vec<Located>, IndexError> {
-        self.catch_up().await;
+        self.catch_up(self.inner.options.patience).await;
         search::instances(&self.inner.store, scope, after, limit).await
     }
 
-    /// Drops the rows of held objects and reads the log anew; rows of freed objects stay. Also
-    /// from another process than the node's: its indexer notices.
-    pub async fn reindex(&self) -> Result<(), StoreError> {
-        // The log may have dropped what was purged already; that is known here once it is read.
-        self.catch_up().await;
-        reindex(&self.inner.store).await
+    /// Drops the rows of held objects and reads the log anew; rows of freed objects stay.
+    ///
+    /// First the index must know of all that was freed: the log drops an object's record together
+    /// with its bytes, so a row that does not say yet that it was freed could not be made again.
+    pub async fn reindex(&self) -> Result<(), ReindexError> {
+        if !self.catch_up(REINDEX_PATIENCE).await {
+            return Err(ReindexError::Behind);
+        }
+        let mut tx = self.inner.store.begin_write().await?;
+        rebuild::wipe_held(&mut tx).await?;
+        Ok(tx.commit().await.map_err(StoreError::from)?)
     }
 
-    /// For how long the oldest fact that the index lacks has waited for it; zero when it lacks
-    /// none.
+    /// For how long the oldest fact that the index lacks has been seen to wait for it; zero when
+    /// it lacks none.
     pub fn lag(&self) -> Duration {
-        let now = crate::clock::Clock::now(&crate::clock::SystemClock);
-        match self.inner.progress.behind_since.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            since => now.since(crate::clock::Millis(since)),
-        }
+        self.inner.progress.lag(self.inner.clock.now(), self.inner.spool.durable_position())
     }
 
     /// Whether the database answers.
@@ -163,20 +217,38 @@ impl Index {
     }
 
     /// Whether it did, in time; one that did not answers with what it has.
-    async fn catch_up(&self) -> bool {
+    async fn catch_up(&self, patience: Duration) -> bool {
         let target = self.inner.spool.durable_position();
         let mut position = self.inner.progress.position.subscribe();
         if *position.borrow() < target {
             self.inner.progress.wanted.notify_one();
         }
         let passed = position.wait_for(|position| *position >= target);
-        tokio::time::timeout(self.inner.options.patience, passed).await.is_ok_and(|passed| passed.is_ok())
+        tokio::time::timeout(patience, passed).await.is_ok_and(|passed| passed.is_ok())
     }
 }
 
-/// As [`Index::reindex`], without a running index.
-pub async fn reindex(store: &Store) -> Result<(), StoreError> {
-    let mut tx = store.begin_write().await?;
-    rebuild::wipe_held(&mut tx).await?;
-    Ok(tx.commit().await?)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lag_grows_while_nothing_is_indexed_and_ends_when_all_is() {
+        let (position, wanted, backlog) = Default::default();
+        let progress = Progress { position, wanted, backlog };
+        let lag = |now, durable| progress.lag(Millis(now), LogPosition(durable)).as_millis();
+        assert_eq!(lag(1000, 0), 0);
+        assert_eq!(lag(2000, 10), 0);
+        assert_eq!(lag(5000, 10), 3000);
+        // Newer facts do not hide how long the older ones wait, nor do some that were indexed.
+        progress.position.send_replace(LogPosition(9));
+        assert_eq!(lag(6000, 20), 4000);
+        // Those of before are through: others have waited since they were seen.
+        progress.position.send_replace(LogPosition(10));
+        assert_eq!(lag(7000, 20), 0);
+        assert_eq!(lag(8000, 30), 1000);
+        progress.position.send_replace(LogPosition(30));
+        assert_eq!(lag(9000, 30), 0);
+        assert_eq!(lag(10_000, 31), 0);
+    }
 }

@@ -8,8 +8,9 @@ use sqlx::{Any, Row, Transaction};
 use crate::store::{Sql, StoreError};
 
 /// Drops the rows of held objects and sends the index back to the start of the log. The indexer
-/// notices and reads on from there.
-pub(super) async fn wipe_held(tx: &mut Transaction<'static, Any>) -> Result<(), StoreError> {
+/// notices and reads on from there. It must have read all of the log before, see
+/// [`super::Index::reindex`].
+pub async fn wipe_held(tx: &mut Transaction<'static, Any>) -> Result<(), StoreError> {
     run(tx, "DELETE FROM conflicts WHERE freed_at IS NULL").await?;
     run(tx, "DELETE FROM instances WHERE freed_at IS NULL").await?;
     run(

@@ -15,6 +15,9 @@ use crate::spool::{DeliveryState, Spool};
 use crate::telemetry::gauges::{DestinationGauges, Snapshot};
 use crate::telemetry::listener::GaugeSource;
 
+/// Waiting deliveries of one state that a scrape looks at; reading so many takes milliseconds.
+const MOST_LOOKED_AT: usize = 5_000;
+
 /// One line when nothing happened, louder ones for what a person must look at.
 pub fn report_recovery(spool: &Spool) {
     let report = spool.recovery();
@@ -76,13 +79,15 @@ async fn of_destination(spool: &Spool, clock: &dyn Clock, status: DestinationSta
     }
 }
 
-/// Age of the oldest object that waits for a destination; entries are numbered as they came.
+/// Age of the oldest object that waits for a destination: the one with the smallest number, as
+/// entries are numbered as they came. They are listed by when they are due, so that it may be
+/// anywhere among them; of very many, those due first are looked at.
 async fn oldest_undelivered(spool: &Spool, clock: &dyn Clock, destination: &str) -> f64 {
     let mut oldest = 0.0_f64;
     for state in [DeliveryState::Queued, DeliveryState::Deferred] {
-        let Ok(first) = spool.deliveries(destination, state, None, 1).await else { continue };
-        let Some(delivery) = first.first() else { continue };
-        if let Ok(entry) = spool.state(delivery.entry).await {
+        let Ok(waiting) = spool.deliveries(destination, state, None, MOST_LOOKED_AT).await else { continue };
+        let Some(first) = waiting.iter().map(|delivery| delivery.entry).min() else { continue };
+        if let Ok(entry) = spool.state(first).await {
             oldest = oldest.max(clock.now().since(entry.received_at).as_secs_f64());
         }
     }
@@ -119,5 +124,74 @@ fn line(name: &str, up: bool, otherwise: &str) -> Dependency {
         name: name.to_owned(),
         condition: if up { Condition::Up } else { Condition::Degraded },
         detail: (!up).then(|| otherwise.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock::{ManualClock, Millis};
+    use crate::dicom::{Attributes, InstanceKey, Uid};
+    use crate::spool::{Digest, Durability, EntryId, Fact, Origin, Outcome, SpoolEntry, SpoolOptions};
+
+    fn entry(uid: &str, received_at: Millis) -> SpoolEntry {
+        let parse = |text: &str| Uid::parse(text).unwrap();
+        SpoolEntry {
+            id: EntryId(0),
+            key: InstanceKey {
+                study_instance_uid: parse("1.2"),
+                series_instance_uid: parse("1.2.3"),
+                sop_instance_uid: parse(uid),
+            },
+            sop_class_uid: parse("1.2.840.10008.5.1.4.1.1.7"),
+            transfer_syntax_uid: "1.2.840.10008.1.2.1".into(),
+            data_set_sha256: Digest([0; 32]),
+            data_set_length: 0,
+            prefix_length: 0,
+            origin: Origin::Stow { account: "test".into(), peer: None },
+            received_at,
+            attributes: Attributes::default(),
+            rule_set: 0,
+            conflict_with: None,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_oldest_undelivered_object_is_the_one_received_first_whenever_it_is_due() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::default()));
+        let options = SpoolOptions {
+            dir: dir.path().to_owned(),
+            inline_limit: 64 << 10,
+            segment_size: 1 << 20,
+            retention: Duration::from_secs(60),
+            high_watermark: 0.999,
+            critical_watermark: 1.0,
+            sync: true,
+            any_file_system: true,
+        };
+        let spool = Spool::start(options, clock.clone()).unwrap();
+        for (at, due) in [(1_000, 9_000), (2_000, 5_000), (3_000, 7_000)] {
+            let mut stage = spool.stage();
+            stage.write(Bytes::from(format!("data set {at}"))).await.unwrap();
+            let staged = stage.finish().await.unwrap();
+            let entry = entry(&format!("1.2.3.{at}"), Millis(at));
+            let id = spool.commit(entry, Bytes::from_static(b"prefix"), staged).await.unwrap().id;
+            let outcome = Outcome::Deferred { due: Millis(due), attempts: 1, reason: "refused".into() };
+            let (destination, at) = ("pacs".to_owned(), Millis(at));
+            let facts = vec![
+                Fact::Routed { entry: id, destinations: vec![destination.clone()], at },
+                Fact::Delivery { entry: id, destination, outcome, at },
+            ];
+            let position = spool.append(facts, Durability::Synced).await.unwrap();
+            spool.applied(position).await.unwrap();
+        }
+        clock.advance(Duration::from_secs(11));
+        assert_eq!(oldest_undelivered(&spool, &*clock, "pacs").await, 10.0);
+        assert_eq!(oldest_undelivered(&spool, &*clock, "other").await, 0.0);
+        spool.close();
     }
 }

@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use relaypacs::clock::Millis;
 use relaypacs::dicom::attributes::by_tag;
 use relaypacs::dicom::{AeTitle, Attributes, InstanceKey, Level, Uid};
-use relaypacs::index::{catalogue, search};
+use relaypacs::index::{catalogue, rebuild, search};
 use relaypacs::query::{Key, Match, Page, Query};
 use relaypacs::spool::{Digest, EntryId, Fact, Followed, LogPosition, Origin, Outcome, SpoolEntry};
 use relaypacs::store::{Sql, Store, dialect};
@@ -121,6 +121,13 @@ fn entry(id: u64, study: &str, series: &str, sop: &str, values: &[(Tag, &str)]) 
         rule_set: 1,
         conflict_with: None,
     }
+}
+
+/// What a rebuild begins with.
+async fn wipe(store: &Store) {
+    let mut tx = store.begin_write().await.unwrap();
+    rebuild::wipe_held(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 async fn apply(store: &Store, facts: &[Followed]) {
@@ -326,13 +333,13 @@ async fn a_rebuild_keeps_what_the_log_forgot_and_finds_the_rest_again() {
     for store in &Databases::new().await.stores {
         let (log, model) = history_of_an_archive(0xAB);
         apply(store, &log.facts).await;
-        relaypacs::index::reindex(store).await.unwrap();
+        wipe(store).await;
         let freed = model.instances.values().filter(|(.., freed)| *freed).count();
         assert_eq!(find(store, Level::Image, vec![]).await.len(), freed);
         // All of the log, then only what a log keeps: what is still held.
         apply(store, &log.facts).await;
         model.check(store).await;
-        relaypacs::index::reindex(store).await.unwrap();
+        wipe(store).await;
         let held: BTreeSet<EntryId> =
             model.instances.values().filter(|(.., freed)| !freed).map(|(_, _, entry, _)| *entry).collect();
         let kept: Vec<Followed> = log

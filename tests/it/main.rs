@@ -9,6 +9,7 @@ mod forward;
 mod http;
 mod index;
 mod process;
+mod reindex;
 mod scp;
 mod store_and_forward;
 mod support;

@@ -100,3 +100,23 @@ fn a_node_that_started_before_starts_while_its_database_is_down() {
     node.signal(Signal::TERM);
     assert_eq!(node.wait(), Some(0));
 }
+
+#[test]
+fn the_node_takes_as_many_open_files_as_the_system_permits() {
+    let binary = Binary::new();
+    let mut command = std::process::Command::new("sh");
+    let serve = binary.command(&["serve"]);
+    command.args(["-c", "ulimit -Sn 200; exec \"$0\" serve"]).arg(serve.get_program());
+    command.current_dir(binary.dir.path());
+    for (name, value) in serve.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let node = binary.wait_for(command);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let [soft, hard] = [3, 4].map(|at| line.split_whitespace().nth(at).unwrap());
+    assert!(soft == hard && hard != "200", "{line}");
+}

@@ -1,6 +1,7 @@
 //! An object's whole way: in by either door, found, retrieved, kept over a restart, and on to the
 //! next node.
 
+use poem::http::Method;
 use reqwest::StatusCode;
 
 use crate::support::{TestNode, eventually, instance};
@@ -76,14 +77,8 @@ async fn objects_go_on_to_a_destination_that_was_added_while_the_node_ran() {
 }
 
 async fn add_destination(node: &TestNode, destination: relaypacs::config::DestinationConfig) {
-    use poem::Endpoint;
-    let control = node.node().foundation.control(Some(node.node().running.clone()));
-    let request = poem::Request::builder()
-        .method(poem::http::Method::POST)
-        .uri_str("/destinations")
-        .content_type("application/json")
-        .body(serde_json::to_vec(&destination).unwrap());
-    let response = relaypacs::control::routes(control).get_response(request).await;
+    let destination = serde_json::to_value(&destination).unwrap();
+    let response = TestNode::command(node.control(), Method::POST, "/destinations", &destination).await;
     assert_eq!(response.status(), StatusCode::CREATED);
 }
 

@@ -52,12 +52,13 @@ pub async fn door_with(limits: &str) -> Door {
     let foundation = Foundation::open(config).await.unwrap();
     let limits = foundation.config.limits.clone();
     let scan = ScanLimits { depth: 64, elements: limits.elements, non_pixel_bytes: limits.non_pixel };
-    let options = IngestOptions { scan, object_limit: limits.object, unknown_sop_classes: false };
+    let options = IngestOptions { scan, object_limit: limits.object, ..IngestOptions::default() };
     let ingest = Ingest::new(foundation.spool.clone(), foundation.clock.clone(), options);
     let index_stage = Stage::default();
     let index = Index::start(
         foundation.store.clone(),
         foundation.spool.clone(),
+        foundation.clock.clone(),
         IndexOptions::default(),
         &index_stage,
     );

@@ -33,7 +33,13 @@ fn open_spool(dir: &TempDir) -> Spool {
 impl Node {
     fn start(store: &Store, spool: &Spool, received: u64) -> Node {
         let stage = Stage::default();
-        let index = Index::start(store.clone(), spool.clone(), IndexOptions::default(), &stage);
+        let index = Index::start(
+            store.clone(),
+            spool.clone(),
+            Arc::new(SystemClock),
+            IndexOptions::default(),
+            &stage,
+        );
         Node { spool: spool.clone(), index, stage, received }
     }
 
@@ -115,10 +121,10 @@ async fn a_running_index_can_be_rebuilt() {
             node.receive(&format!("1.{at}")).await;
         }
         assert_eq!(node.studies().await.unwrap(), 20);
-        // By the node itself, and by another process beside it.
         node.index.reindex().await.unwrap();
         until("a rebuilt index", async || search_now(store).await == 20).await;
-        relaypacs::index::reindex(store).await.unwrap();
+        // It notices, too, when the position was moved beside it.
+        wipe(store).await;
         until("a rebuilt index", async || search_now(store).await == 20).await;
         node.receive("2.1").await;
         assert_eq!(node.studies().await.unwrap(), 21);

@@ -86,6 +86,11 @@ impl Serving<'_> {
         std::fs::read_to_string(self.binary.dir.path().join("log")).unwrap()
     }
 
+    /// Of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();

@@ -2,12 +2,16 @@
 
 use std::net::SocketAddr;
 
+use poem::Endpoint;
+use poem::http::Method;
 use relaypacs::auth::Scope;
 use relaypacs::config::Config;
+use relaypacs::control::Control;
 use relaypacs::dicom::{AeTitle, Uid};
 use relaypacs::dimse::scu::{Association, Peer, Proposal};
-use relaypacs::node::Node;
+use relaypacs::node::{Foundation, Node};
 use reqwest::{Response, StatusCode};
+use serde_json::Value;
 
 use super::{DEADLINE, Instance};
 
@@ -46,6 +50,19 @@ impl TestNode {
             change,
             key,
         }
+    }
+
+    /// Does something to what it keeps, as a command does when no node runs.
+    pub async fn stopped(mut self, work: impl AsyncFnOnce(&Foundation)) -> TestNode {
+        self.node.take().unwrap().shutdown().await;
+        let mut config = of_a_test(&self.dir);
+        (self.change)(&mut config);
+        let foundation = Foundation::open(config).await.unwrap();
+        work(&foundation).await;
+        foundation.close().await;
+        // With it goes the spool's lock.
+        drop(foundation);
+        Self::start_in(self.dir, self.change).await
     }
 
     pub fn node(&self) -> &Node {
@@ -110,6 +127,17 @@ impl TestNode {
             .send()
             .await
             .unwrap()
+    }
+
+    /// As a command asks it.
+    pub async fn command(control: Control, method: Method, path: &str, body: &Value) -> poem::Response {
+        let request = poem::Request::builder().method(method).uri_str(path).content_type("application/json");
+        let request = request.body(serde_json::to_vec(body).unwrap());
+        relaypacs::control::routes(control).get_response(request).await
+    }
+
+    pub fn control(&self) -> Control {
+        self.node().foundation.control(Some(self.node().running.clone()))
     }
 
     pub async fn get(&self, path: &str) -> Response {
