@@ -30,8 +30,19 @@ pub enum Client {
 }
 
 impl Client {
-    /// The running node, or else the data folder.
-    pub async fn open(config: &Config) -> anyhow::Result<Client> {
+    /// Does `work` with the running node, or else on the data folder, which is let go of in good
+    /// order whatever comes of it.
+    pub async fn with<T>(
+        config: &Config,
+        work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let client = Self::open(config).await?;
+        let done = work(&client).await;
+        client.close().await;
+        done
+    }
+
+    async fn open(config: &Config) -> anyhow::Result<Client> {
         if let Some(node) = Self::of_running_node(config).await {
             return Ok(node);
         }
@@ -86,8 +97,7 @@ impl Client {
         answer.or_failure().await
     }
 
-    /// Lets go of the data folder in good order.
-    pub async fn close(self) {
+    async fn close(self) {
         if let Client::Folder { foundation, .. } = self {
             foundation.close().await;
         }

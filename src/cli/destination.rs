@@ -87,10 +87,10 @@ pub struct AddArgs {
     /// Its DICOMweb service, to verify by QIDO-RS instead of C-FIND
     #[arg(long)]
     query_url: Option<String>,
-    /// Space may be freed before this destination has the object
+    /// Its proof alone frees no space: a required destination must have proven the object too
     #[arg(long)]
     optional: bool,
-    /// Associations in parallel
+    /// Associations in parallel, at most 32
     #[arg(long, default_value_t = 2)]
     associations: usize,
     /// Objects per association
@@ -174,10 +174,8 @@ struct Backfilled {
 }
 
 pub async fn run(command: DestinationCommand, config: &Config) -> anyhow::Result<Exit> {
-    let client = Client::open(config).await?;
-    let done = carry_out(command, &client).await;
-    client.close().await;
-    done.map(|()| Exit::Done)
+    Client::with(config, async |client| carry_out(command, client).await).await?;
+    Ok(Exit::Done)
 }
 
 async fn carry_out(command: DestinationCommand, client: &Client) -> anyhow::Result<()> {

@@ -6,12 +6,11 @@ use clap::Args;
 
 use super::remote::RemoteArgs;
 use crate::config::Config;
+use crate::dicom::sop_class::VERIFICATION;
 use crate::dicom::status::Status;
 use crate::dicom::transfer_syntax::{EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN};
 use crate::dimse::scu::{Association, Proposal};
 use crate::lifecycle::Exit;
-
-const VERIFICATION: &str = "1.2.840.10008.1.1";
 
 /// Ask a peer whether it is there (C-ECHO)
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ use super::remote::RemoteArgs;
 use crate::config::Config;
 use crate::dicom::dataset::{Dataset, Value};
 use crate::dicom::metadata::MetadataReader;
+use crate::dicom::sop_class::{PATIENT_ROOT_FIND, STUDY_ROOT_FIND};
 use crate::dicom::status::Status;
 use crate::dicom::transfer_syntax::{EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN};
 use crate::dicom::{ScanLimits, TransferSyntax, json};
@@ -21,8 +22,6 @@ mod identifier;
 
 use identifier::{Identifier, Key};
 
-const PATIENT_ROOT: &str = "1.2.840.10008.5.1.4.1.2.1.1";
-const STUDY_ROOT: &str = "1.2.840.10008.5.1.4.1.2.2.1";
 /// Limits of an answer; the association takes none of more than 1 MiB.
 const LIMITS: ScanLimits = ScanLimits { depth: 16, elements: 10_000, non_pixel_bytes: 1 << 20 };
 
@@ -94,7 +93,7 @@ impl Level {
 impl FindArgs {
     fn information_model(&self) -> &'static str {
         let patient_root = self.model == Model::Patient || self.level == Level::Patient;
-        if patient_root { PATIENT_ROOT } else { STUDY_ROOT }
+        if patient_root { PATIENT_ROOT_FIND } else { STUDY_ROOT_FIND }
     }
 
     /// Keys as asked for; what to show is added when nothing was said of it.
@@ -187,7 +186,7 @@ impl<'a> Answers<'a> {
             return Err(error);
         }
         if !self.json {
-            print_table(self.keys, &self.rows)?;
+            output::table(self.keys.iter().map(|key| title(key.tag)).collect(), &self.rows)?;
         }
         let cut = self.count >= self.limit && matches!(status, Status::CANCEL | Status::SUCCESS);
         let limited = if cut { ", limited: there may be more (--limit)" } else { "" };
@@ -207,18 +206,6 @@ fn cell(dataset: &Dataset, tag: Tag) -> String {
         None => String::new(),
     };
     text.replace(char::is_control, " ")
-}
-
-fn print_table(keys: &[Key], rows: &[Vec<String>]) -> anyhow::Result<()> {
-    let titles: Vec<String> = keys.iter().map(|key| title(key.tag)).collect();
-    let table: Vec<&Vec<String>> = std::iter::once(&titles).chain(rows).collect();
-    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
-    for row in table {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        output::write_line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
 }
 
 fn title(tag: Tag) -> String {

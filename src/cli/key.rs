@@ -1,13 +1,14 @@
 //! `relaypacs key`: credentials of machines for the HTTP door.
 
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::client::{Client, segment};
 use super::output::{self, Row};
 use crate::auth::Scope;
-use crate::clock::{Clock, Millis, SystemClock, rfc3339};
+use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{Config, units};
+use crate::control::{KeyLine, NewKey};
 use crate::lifecycle::Exit;
 
 #[derive(Subcommand)]
@@ -39,30 +40,9 @@ pub struct AddArgs {
     expires: Option<String>,
 }
 
-#[derive(Serialize)]
-struct NewKey<'a> {
-    name: &'a str,
-    scopes: &'a [Scope],
-    #[serde(with = "rfc3339::option")]
-    expires_at: Option<Millis>,
-}
-
 #[derive(Deserialize)]
 struct Added {
     key: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct KeyLine {
-    id: String,
-    name: String,
-    scopes: Vec<Scope>,
-    #[serde(with = "rfc3339")]
-    created_at: Millis,
-    #[serde(with = "rfc3339::option")]
-    expires_at: Option<Millis>,
-    #[serde(with = "rfc3339::option")]
-    revoked_at: Option<Millis>,
 }
 
 impl Row for KeyLine {
@@ -87,10 +67,14 @@ pub async fn run(command: KeyCommand, config: &Config) -> anyhow::Result<Exit> {
         KeyCommand::Add(AddArgs { expires: Some(text), .. }) => Some(moment(text, Direction::Ahead)?),
         _ => None,
     };
-    let client = Client::open(config).await?;
+    Client::with(config, async |client| carry_out(command, expires_at, client).await).await?;
+    Ok(Exit::Done)
+}
+
+async fn carry_out(command: KeyCommand, expires_at: Option<Millis>, client: &Client) -> anyhow::Result<()> {
     match command {
         KeyCommand::Add(args) => {
-            let new = NewKey { name: &args.name, scopes: &args.scope, expires_at };
+            let new = NewKey { name: args.name, scopes: args.scope, expires_at };
             let added: Added = client.post("/keys", &new).await?.json().await?;
             println!("{}", added.key);
         }
@@ -103,8 +87,7 @@ pub async fn run(command: KeyCommand, config: &Config) -> anyhow::Result<Exit> {
             println!("revoked {id}");
         }
     }
-    client.close().await;
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Which way a duration counts from now.

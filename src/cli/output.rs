@@ -15,19 +15,18 @@ pub fn list<T: Row + Serialize>(rows: &[T], json: bool) -> anyhow::Result<()> {
         return rows.iter().try_for_each(json_line);
     }
     let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
-    let widths: Vec<usize> = T::TITLES
-        .iter()
-        .enumerate()
-        .map(|(column, title)| {
-            let widest = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-            widest.max(title.len())
-        })
-        .collect();
-    let titles = T::TITLES.iter().map(|title| title.to_string()).collect();
-    for row in std::iter::once(&titles).chain(&cells) {
-        let line: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        write_line(line.join("  ").trim_end())?;
+    table(T::TITLES.iter().map(|title| title.to_string()).collect(), &cells)
+}
+
+/// Titles and rows, each of as many cells, in columns.
+pub fn table(titles: Vec<String>, rows: &[Vec<String>]) -> anyhow::Result<()> {
+    let lines: Vec<&Vec<String>> = std::iter::once(&titles).chain(rows).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..titles.len()).map(width).collect();
+    for line in lines {
+        let cells: Vec<String> =
+            line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        write_line(cells.join("  ").trim_end())?;
     }
     Ok(())
 }

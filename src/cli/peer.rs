@@ -60,7 +60,11 @@ impl Row for PeerLine {
 }
 
 pub async fn run(command: PeerCommand, config: &Config) -> anyhow::Result<Exit> {
-    let client = Client::open(config).await?;
+    Client::with(config, async |client| carry_out(command, client).await).await?;
+    Ok(Exit::Done)
+}
+
+async fn carry_out(command: PeerCommand, client: &Client) -> anyhow::Result<()> {
     match command {
         PeerCommand::Add(AddArgs { ae_title, allow, host, port }) => {
             let peer = PeerConfig { ae_title, allow, host, port };
@@ -76,6 +80,5 @@ pub async fn run(command: PeerCommand, config: &Config) -> anyhow::Result<Exit> 
             println!("removed {ae_title}");
         }
     }
-    client.close().await;
-    Ok(Exit::Done)
+    Ok(())
 }

@@ -12,9 +12,9 @@ struct Begun {
 }
 
 pub async fn run(config: &Config) -> anyhow::Result<Exit> {
-    let client = Client::open(config).await?;
-    let begun: Begun = client.post("/reindex", &serde_json::Value::Null).await?.json().await?;
-    client.close().await;
+    let nothing = serde_json::Value::Null;
+    let order = async |client: &Client| client.post("/reindex", &nothing).await?.json().await;
+    let begun: Begun = Client::with(config, order).await?;
     println!(
         "{}",
         if begun.reindexing { "rebuilding the index" } else { "the index is rebuilt at the next start" }

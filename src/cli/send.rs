@@ -12,15 +12,13 @@ use super::output;
 use super::remote::RemoteArgs;
 use crate::config::Config;
 use crate::dicom::status::Status;
+use crate::dimse::associate::MOST_CONTEXTS;
 use crate::dimse::scu::{Association, Peer, Proposal, ScuError};
 use crate::lifecycle::Exit;
 
 mod files;
 
 use files::{Candidate, Object};
-
-/// As many as one association can have (PS3.8 §9.3.2.2).
-const MOST_CONTEXTS: usize = 128;
 
 /// Send Part 10 files to a peer (C-STORE)
 #[derive(Debug, Args)]

@@ -71,15 +71,13 @@ impl Row for EntryLine {
 }
 
 pub async fn run(command: SpoolCommand, config: &Config) -> anyhow::Result<Exit> {
-    let client = Client::open(config).await?;
-    let done = match command {
-        SpoolCommand::Status { json } => status(&client, json).await,
-        SpoolCommand::List { json } => list(&client, json).await,
-        SpoolCommand::Verify { json } => verify(&client, json).await,
-        SpoolCommand::Export { dir, json } => export(&client, &dir, json).await,
-    };
-    client.close().await;
-    done
+    Client::with(config, async |client| match command {
+        SpoolCommand::Status { json } => status(client, json).await,
+        SpoolCommand::List { json } => list(client, json).await,
+        SpoolCommand::Verify { json } => verify(client, json).await,
+        SpoolCommand::Export { dir, json } => export(client, &dir, json).await,
+    })
+    .await
 }
 
 async fn status(client: &Client, json: bool) -> anyhow::Result<Exit> {

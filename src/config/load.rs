@@ -171,18 +171,40 @@ mod tests {
 
     #[test]
     fn the_embedded_default_documents_every_key() {
-        let mut config = Config::from_toml("").unwrap();
-        config.dicom.peers = vec![];
-        let value = serde_json::to_value(&config).unwrap();
+        let tables = "[[dicom.peers]]\nae_title = \"A\"\n[[rules]]\nname = \"r\"\nto = [\"a\"]\n\
+                      [[destinations]]\nname = \"a\"\nkind = \"dimse\"\nae_title = \"A\"\nhost = \"h\"\nport = 1\n";
+        let value = serde_json::to_value(Config::from_toml(tables).unwrap()).unwrap();
+        let mut checked = 0;
         for (section, keys) in value.as_object().unwrap() {
-            for key in keys.as_object().into_iter().flatten().map(|(key, _)| key) {
-                let documented = DEFAULT_TOML
-                    .lines()
-                    .map(|line| line.trim_start_matches("# "))
-                    .any(|line| line.starts_with(&format!("{key} =")) || line.contains(&format!(".{key}]]")));
-                assert!(documented, "{section}.{key}");
+            for (key, value) in keys.as_array().map_or(keys, |tables| &tables[0]).as_object().unwrap() {
+                let key_of_peers =
+                    value[0].as_object().into_iter().flatten().map(|(key, _)| ("dicom.peers", key));
+                for (section, key) in [(section.as_str(), key)].into_iter().chain(key_of_peers) {
+                    assert!(documents(section, key), "{section}.{key}");
+                    checked += 1;
+                }
             }
         }
+        assert!(checked > 60, "only {checked} keys were found");
+    }
+
+    /// Whether the default has this key, or shows it in a comment, in this section.
+    fn documents(section: &str, key: &str) -> bool {
+        let mut current = "";
+        DEFAULT_TOML.lines().map(|line| line.trim_start_matches(['#', ' '])).any(|line| {
+            if line.starts_with('[') && line.trim_end().ends_with(']') {
+                current = line.trim().trim_matches(['[', ']']);
+            }
+            let is_list_of_tables = current == format!("{section}.{key}");
+            is_list_of_tables || current == section && line.starts_with(&format!("{key} ="))
+        })
+    }
+
+    #[test]
+    fn the_embedded_default_says_how_many_associations_a_destination_may_have() {
+        let most = validate::MOST_ASSOCIATIONS_PER_DESTINATION;
+        let line = DEFAULT_TOML.lines().find(|line| line.starts_with("# associations = ")).unwrap();
+        assert!(line.ends_with(&format!("at most {most}")), "{line}");
     }
 
     #[test]
@@ -257,6 +279,7 @@ mod tests {
             ("[limits]\ndepth = 0".to_owned(), "limits.depth: "),
             (dimse.to_owned(), "destinations.a.port: "),
             (format!("{dimse}port = 104\nusername = \"u\""), "destinations.a.username: "),
+            (format!("{dimse}port = 104\nassociations = 33"), "destinations.a.associations: "),
             (stow.to_owned(), "destinations.a.url: "),
             (format!("{stow}url = \"ftp://h/\""), "destinations.a.url: "),
             (format!("{stow}url = \"http://u:p@h/\""), "destinations.a.url: "),

@@ -12,7 +12,8 @@ use super::{Verify, is_loopback, secret};
 /// association.
 const PDU_LENGTHS: std::ops::RangeInclusive<u64> = (4 << 10)..=(1 << 20);
 const SHORTEST_TOKEN: usize = 16;
-const MOST_ASSOCIATIONS_PER_DESTINATION: usize = 64;
+/// Each is a task with a buffer, and few archives take more from one sender.
+pub const MOST_ASSOCIATIONS_PER_DESTINATION: usize = 32;
 
 type Checked = Result<(), ConfigError>;
 
@@ -242,7 +243,8 @@ pub fn destination(destination: &DestinationConfig) -> Checked {
         http_url(&format!("{key}.query_url"), url)?;
     }
     if !(1..=MOST_ASSOCIATIONS_PER_DESTINATION).contains(&destination.associations) {
-        return refuse(&format!("{key}.associations"), "must lie between 1 and 64");
+        let most = MOST_ASSOCIATIONS_PER_DESTINATION;
+        return refuse(&format!("{key}.associations"), format!("must lie between 1 and {most}"));
     }
     if destination.batch == 0 {
         return refuse(&format!("{key}.batch"), "must be more than 0");

@@ -18,17 +18,17 @@ pub struct NewKey {
 }
 
 /// A key as `key list` shows it.
-#[derive(Serialize)]
-struct KeyLine {
-    id: String,
-    name: String,
-    scopes: Vec<Scope>,
+#[derive(Serialize, Deserialize)]
+pub struct KeyLine {
+    pub id: String,
+    pub name: String,
+    pub scopes: Vec<Scope>,
     #[serde(with = "rfc3339")]
-    created_at: Millis,
+    pub created_at: Millis,
     #[serde(with = "rfc3339::option")]
-    expires_at: Option<Millis>,
+    pub expires_at: Option<Millis>,
     #[serde(with = "rfc3339::option")]
-    revoked_at: Option<Millis>,
+    pub revoked_at: Option<Millis>,
 }
 
 impl From<KeyInfo> for KeyLine {

@@ -27,6 +27,7 @@ pub mod socket;
 mod spool;
 mod state;
 
+pub use keys::{KeyLine, NewKey};
 pub use routing::InForce;
 pub use spool::{EntryLine, VerifyLine};
 pub use state::Readiness;

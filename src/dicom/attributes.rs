@@ -150,11 +150,6 @@ pub fn by_tag(tag: Tag) -> Option<&'static Attribute> {
     INDEXED.iter().chain(COMPUTED).find(|attribute| attribute.tag == tag)
 }
 
-/// The indexed or computed attribute with this keyword (case-sensitive, as the standard's).
-pub fn by_keyword(keyword: &str) -> Option<&'static Attribute> {
-    INDEXED.iter().chain(COMPUTED).find(|attribute| attribute.keyword == keyword)
-}
-
 /// Values of indexed attributes, decoded to UTF-8, padding trimmed; several values joined by `\`,
 /// name groups by `=`. An attribute present without a value is the empty string.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -20,7 +20,7 @@ pub use ae_title::AeTitle;
 pub use attributes::{Attribute, Attributes, Level};
 pub use dataset::Dataset;
 pub use header::{Header, HeaderScanner, ScanError, ScanLimits};
-pub use transfer_syntax::TransferSyntax;
+pub use transfer_syntax::{TransferSyntax, TransferSyntaxes};
 pub use uid::{InstanceKey, Uid};
 
 /// Implementation Class UID of this node (PS3.7 §D.3.3.2), under a UUID-derived root (PS3.5 §B.2).

@@ -4,6 +4,10 @@
 use dicom_core::dictionary::UidDictionary;
 use dicom_dictionary_std::StandardSopClassDictionary;
 
+pub const VERIFICATION: &str = "1.2.840.10008.1.1";
+pub const PATIENT_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.1.1";
+pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
+
 /// What the registry says about a UID offered as SOP class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

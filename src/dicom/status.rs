@@ -10,7 +10,6 @@ impl Status {
     pub const SUCCESS: Status = Status(0x0000);
     /// PS3.7 §C.5: general.
     pub const PROCESSING_FAILURE: Status = Status(0x0110);
-    pub const DUPLICATE_SOP_INSTANCE: Status = Status(0x0111);
     pub const NO_SUCH_SOP_INSTANCE: Status = Status(0x0112);
     pub const NO_SUCH_EVENT_TYPE: Status = Status(0x0113);
     pub const NO_SUCH_ARGUMENT: Status = Status(0x0114);
@@ -18,9 +17,6 @@ impl Status {
     pub const INVALID_SOP_INSTANCE: Status = Status(0x0117);
     pub const NO_SUCH_SOP_CLASS: Status = Status(0x0118);
     pub const SOP_CLASS_NOT_SUPPORTED: Status = Status(0x0122);
-    pub const NO_SUCH_ACTION: Status = Status(0x0123);
-    pub const NOT_AUTHORIZED: Status = Status(0x0124);
-    pub const DUPLICATE_INVOCATION: Status = Status(0x0210);
     pub const UNRECOGNIZED_OPERATION: Status = Status(0x0211);
     pub const RESOURCE_LIMITATION: Status = Status(0x0213);
     /// PS3.4 §B.2.3 and §C.4: Storage and Query/Retrieve.

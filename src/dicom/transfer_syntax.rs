@@ -1,5 +1,7 @@
 //! Transfer syntaxes (PS3.5 §10): the ones whose data-set encoding we know.
 
+use std::sync::Arc;
+
 /// How the elements of a data set are laid out on the wire; pixel data stay opaque to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -32,6 +34,29 @@ impl TransferSyntax {
     pub fn is_encapsulated(&self) -> bool {
         let native = [IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, DEFLATED_EXPLICIT];
         !native.contains(&self.uid)
+    }
+}
+
+/// The registered transfer syntaxes, and private ones that a node was told of. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct TransferSyntaxes {
+    private: Arc<[&'static TransferSyntax]>,
+}
+
+impl TransferSyntaxes {
+    /// Private ones are taken for Explicit VR Little Endian. They live as long as the process, like
+    /// the registered ones; a node makes them once, from its configuration.
+    pub fn with_private(uids: &[String]) -> Self {
+        let unregistered = uids.iter().filter(|uid| TransferSyntax::by_uid(uid).is_none());
+        let leak = |uid: &String| -> &'static TransferSyntax {
+            Box::leak(Box::new(syntax(uid.clone().leak(), "private", EXPLICIT)))
+        };
+        Self { private: unregistered.map(leak).collect() }
+    }
+
+    pub fn by_uid(&self, uid: &str) -> Option<&'static TransferSyntax> {
+        let private = || self.private.iter().copied().find(|syntax| syntax.uid == uid);
+        TransferSyntax::by_uid(uid).or_else(private)
     }
 }
 

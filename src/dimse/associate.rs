@@ -5,6 +5,11 @@
 
 mod requestor;
 
+/// The only one there is (PS3.7 §A.2.1).
+pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
+/// Presentation contexts of one association: their ids are odd and of one byte (PS3.8 §9.3.2.2).
+pub const MOST_CONTEXTS: usize = 128;
+
 /// An A-ASSOCIATE-RQ. Names are text as sent, without padding; whether they are valid and known
 /// is for negotiation to judge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Command sets (PS3.7 §E): Implicit VR Little Endian, group 0000 only.
 
 use crate::dicom::Uid;
+use crate::dicom::sop_class::VERIFICATION;
 use crate::dicom::status::Status;
 
 /// Command Field (0000,0100), PS3.7 §E.1-1.
@@ -10,7 +11,6 @@ pub mod field {
     pub const C_GET_RQ: u16 = 0x0010;
     pub const C_FIND_RQ: u16 = 0x0020;
     pub const C_FIND_RSP: u16 = 0x8020;
-    pub const C_MOVE_RQ: u16 = 0x0021;
     pub const C_ECHO_RQ: u16 = 0x0030;
     pub const C_ECHO_RSP: u16 = 0x8030;
     pub const N_EVENT_REPORT_RQ: u16 = 0x0100;
@@ -110,7 +110,7 @@ impl Command {
 
     pub fn c_echo_rq(message_id: u16) -> Command {
         Command {
-            affected_sop_class_uid: Some("1.2.840.10008.1.1".to_owned()),
+            affected_sop_class_uid: Some(VERIFICATION.to_owned()),
             ..request(field::C_ECHO_RQ, message_id)
         }
     }

@@ -16,7 +16,7 @@ mod release;
 mod send;
 
 pub use release::Side;
-pub use send::{SendError, outgoing_pdu_length};
+pub use send::{LARGEST_PDU, SendError, outgoing_pdu_length};
 
 /// Real command sets have some hundred bytes.
 const MAX_COMMAND_SET: usize = 16 << 10;

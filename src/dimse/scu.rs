@@ -10,6 +10,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
+use crate::dicom::sop_class::VERIFICATION;
 use crate::dicom::status::Status;
 use crate::dicom::{AeTitle, TransferSyntax, Uid};
 
@@ -158,7 +159,7 @@ impl Association {
         sop_class_uid: &Uid,
         sop_instance_uid: &Uid,
         transfer_syntax_uid: &str,
-        data_set: crate::ingest::Chunks<'_>,
+        data_set: super::Chunks<'_>,
     ) -> Result<Status, ScuError> {
         let context_id = self.context(sop_class_uid.as_str(), transfer_syntax_uid).ok_or_else(|| {
             ScuError::NoContext(format!("SOP class {sop_class_uid} in {transfer_syntax_uid}"))
@@ -394,9 +395,6 @@ impl Association {
         result
     }
 }
-
-/// SOP class of C-ECHO (PS3.4 §A.4).
-const VERIFICATION: &str = "1.2.840.10008.1.1";
 
 #[cfg(test)]
 mod tests;

@@ -161,7 +161,6 @@ impl From<Refusal> for ApiError {
             Refusal::OutOfResources(_) => {
                 Self::unavailable(code, "The node has no room for more objects at the moment.")
             }
-            Refusal::NotAuthorized => Self::new(StatusCode::FORBIDDEN, code, "This key may not store here."),
             Refusal::TooLarge { limit } => Self::too_large(limit),
             other => Self::new(StatusCode::CONFLICT, code, other.to_string()),
         }

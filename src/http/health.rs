@@ -1,4 +1,5 @@
-//! `/health/live` and `/health/ready`: open to everyone, so they say how, never what or whose.
+//! `/health/live` and `/health/ready`: open to everyone, so they say how the node and the
+//! destinations it is configured with are, and nothing of objects, peers or people.
 
 use poem::http::StatusCode;
 use poem::{Body, Response};

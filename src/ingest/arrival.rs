@@ -29,7 +29,10 @@ impl Arrival {
                 };
                 (claim, Bytes::new())
             }
-            Form::Part10 { study_instance_uid } => read_file_meta(&mut bytes, study_instance_uid).await?,
+            Form::Part10 { study_instance_uid } => {
+                let (meta, first) = read_file_meta(&mut bytes).await?;
+                (claim_of(ingest, &meta, study_instance_uid)?, first)
+            }
         };
         if let Some(sop_class_uid) = &claim.sop_class_uid {
             ingest.admit_sop_class(sop_class_uid)?;
@@ -75,10 +78,7 @@ impl Gathering {
 }
 
 /// Reads preamble and file meta, which name the transfer syntax; returns what of its data set came along.
-async fn read_file_meta(
-    bytes: &mut Chunks<'_>,
-    study_instance_uid: Option<Uid>,
-) -> Result<(Claim, Bytes), Refusal> {
+async fn read_file_meta(bytes: &mut Chunks<'_>) -> Result<(FileMeta, Bytes), Refusal> {
     // `read_meta` refuses what is longer than file meta can be, so this stays small.
     let mut head = BytesMut::new();
     let not_part10 = |what: &str| Refusal::NotPart10(what.to_owned());
@@ -86,7 +86,7 @@ async fn read_file_meta(
         match part10::read_meta(&head).map_err(not_part10)? {
             MetaProgress::Complete(meta) => {
                 let data_set = head.split_off(meta.data_set_offset).freeze();
-                return Ok((claim_of(meta, study_instance_uid)?, data_set));
+                return Ok((meta, data_set));
             }
             MetaProgress::Incomplete => {}
         }
@@ -95,9 +95,9 @@ async fn read_file_meta(
     }
 }
 
-fn claim_of(meta: FileMeta, study_instance_uid: Option<Uid>) -> Result<Claim, Refusal> {
-    let transfer_syntax =
-        TransferSyntax::by_uid(&meta.transfer_syntax_uid).ok_or(Refusal::UnsupportedTransferSyntax)?;
+fn claim_of(ingest: &Ingest, meta: &FileMeta, study_instance_uid: Option<Uid>) -> Result<Claim, Refusal> {
+    let known = ingest.options.transfer_syntaxes.by_uid(&meta.transfer_syntax_uid);
+    let transfer_syntax = known.ok_or(Refusal::UnsupportedTransferSyntax)?;
     // The data set says which object it is; file meta that says otherwise is wrong, and is ours to
     // write anew (PS3.10 §7.1).
     Ok(Claim { sop_class_uid: None, sop_instance_uid: None, study_instance_uid, transfer_syntax })

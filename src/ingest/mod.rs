@@ -3,13 +3,9 @@
 //! reads the bytes once (scanning, hashing and staging as they come), `validation` whether the
 //! object is what the offer claims; the spool makes it durable.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use bytes::Bytes;
-use futures_util::Stream;
 
 mod admission;
 mod arrival;
@@ -19,21 +15,19 @@ mod validation;
 pub use outcome::{Receipt, ReceiptOutcome, Refusal};
 
 use crate::clock::Clock;
-use crate::dicom::{ScanLimits, TransferSyntax, Uid, part10};
+use crate::dicom::{ScanLimits, TransferSyntax, TransferSyntaxes, Uid, part10};
+use crate::dimse::Chunks;
 use crate::spool::{
     Delivery, DeliveryState, Digest, Durability, EntryId, Fact, Origin, Outcome, Spool, SpoolEntry, Verdict,
 };
 use crate::telemetry::metrics;
 use arrival::Arrival;
 
-/// Bytes as a door hands them on, in order, in chunks of any size. An error means that the peer
-/// broke off: nothing is kept.
-pub type Chunks<'a> = Pin<&'a mut (dyn Stream<Item = std::io::Result<Bytes>> + Send + 'a)>;
-
 /// What a door offers: one object and where it came from.
 pub struct Offer<'a> {
     pub origin: Origin,
     pub form: Form,
+    /// An error among them, and nothing is kept.
     pub bytes: Chunks<'a>,
     /// Total bytes to come, when the door knows: refused at once when over the limit.
     pub expected_length: Option<u64>,
@@ -52,13 +46,15 @@ pub enum Form {
     Part10 { study_instance_uid: Option<Uid> },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct IngestOptions {
     pub scan: ScanLimits,
     /// Longest object, in bytes of its data set.
     pub object_limit: u64,
     /// Whether storage SOP classes that no dictionary lists are taken.
     pub unknown_sop_classes: bool,
+    /// Those that an object may come in.
+    pub transfer_syntaxes: TransferSyntaxes,
 }
 
 /// How long after a proof a resend asks for no new one: long enough that a modality stuck in a loop costs an archive nothing to speak of, short enough for
@@ -77,6 +73,11 @@ pub struct Ingest {
 impl Ingest {
     pub fn new(spool: Spool, clock: Arc<dyn Clock>, options: IngestOptions) -> Ingest {
         Ingest { spool, clock, options: Arc::new(options), rule_set: Arc::default() }
+    }
+
+    /// Those that an object may come in.
+    pub fn transfer_syntaxes(&self) -> &TransferSyntaxes {
+        &self.options.transfer_syntaxes
     }
 
     /// The version of the routing rules that entries are stamped with from now on.

@@ -46,10 +46,6 @@ pub enum Refusal {
     UnsupportedSopClass(Uid),
     #[error("the transfer syntax is unknown to this node")]
     UnsupportedTransferSyntax,
-    #[error("the sender is not authorized to store here")]
-    NotAuthorized,
-    #[error("the command or path names an invalid UID")]
-    InvalidUid,
     #[error("SOP Instance UID of command and data set differ")]
     SopInstanceMismatch,
     #[error("SOP Class UID of command and data set differ")]
@@ -76,8 +72,6 @@ impl Refusal {
         match self {
             Refusal::UnsupportedSopClass(_) => "UNSUPPORTED_SOP_CLASS",
             Refusal::UnsupportedTransferSyntax => "UNSUPPORTED_TRANSFER_SYNTAX",
-            Refusal::NotAuthorized => "NOT_AUTHORIZED",
-            Refusal::InvalidUid => "INVALID_UID",
             Refusal::SopInstanceMismatch => "SOP_INSTANCE_MISMATCH",
             Refusal::SopClassMismatch => "SOP_CLASS_MISMATCH",
             Refusal::StudyMismatch => "STUDY_MISMATCH",
@@ -93,8 +87,6 @@ impl Refusal {
     pub fn dimse_status(&self) -> Status {
         match self {
             Refusal::UnsupportedSopClass(_) => Status::SOP_CLASS_NOT_SUPPORTED,
-            Refusal::NotAuthorized => Status::NOT_AUTHORIZED,
-            Refusal::InvalidUid => Status::INVALID_SOP_INSTANCE,
             Refusal::SopInstanceMismatch | Refusal::SopClassMismatch | Refusal::StudyMismatch => {
                 Status::DATA_SET_MISMATCH
             }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream;
 
 use super::*;
@@ -9,6 +10,7 @@ use crate::clock::SystemClock;
 use crate::dicom::part10;
 use crate::spool::SpoolOptions;
 
+const PRIVATE_SYNTAX: &str = "1.2.840.113619.5.2";
 const SECONDARY_CAPTURE: &str = "1.2.840.10008.5.1.4.1.1.7";
 
 fn uid(text: &str) -> Uid {
@@ -61,8 +63,11 @@ fn bench() -> Bench {
         any_file_system: true,
     };
     let spool = Spool::start(options, Arc::new(SystemClock)).unwrap();
-    let options =
-        IngestOptions { scan: ScanLimits::default(), object_limit: 4096, unknown_sop_classes: false };
+    let options = IngestOptions {
+        object_limit: 4096,
+        transfer_syntaxes: TransferSyntaxes::with_private(&[PRIVATE_SYNTAX.to_owned()]),
+        ..IngestOptions::default()
+    };
     let ingest = Ingest::new(spool.clone(), Arc::new(SystemClock), options);
     Bench { _dir: dir, spool, ingest }
 }
@@ -122,6 +127,23 @@ async fn what_is_not_what_it_claims_is_refused() {
     let form = Form::Part10 { study_instance_uid: None };
     assert_eq!(refusal(form, b"MZ not a DICOM file".repeat(100)).await, "NOT_PART10");
     assert_eq!(bench.spool.counts().objects, 0);
+    bench.spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_comes_in_a_registered_transfer_syntax_or_a_configured_private_one() {
+    let bench = bench();
+    for (syntax, taken) in [(PRIVATE_SYNTAX, true), ("1.2.840.113619.5.3", false)] {
+        let prefix = part10::prefix(&uid(SECONDARY_CAPTURE), &uid("1.2.3.4.5"), syntax, None);
+        let file = [prefix.as_ref(), &data_set("1.2.3.4.5")].concat();
+        match offer(&bench.ingest, Form::Part10 { study_instance_uid: None }, &file, 64).await {
+            Ok(receipt) => {
+                let entry = bench.spool.entry(receipt.entry).await.unwrap();
+                assert!(taken && entry.transfer_syntax_uid == syntax);
+            }
+            Err(refusal) => assert!(!taken && matches!(refusal, Refusal::UnsupportedTransferSyntax)),
+        }
+    }
     bench.spool.close();
 }
 

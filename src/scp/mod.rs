@@ -50,7 +50,8 @@ impl ScpContext {
         config: Arc<DicomConfig>,
         limits: Arc<LimitsConfig>,
     ) -> Self {
-        let negotiator = Arc::new(Negotiator::new(config, limits.pdu.min(u64::from(u32::MAX)) as u32));
+        let max_pdu = limits.pdu.min(u64::from(u32::MAX)) as u32;
+        let negotiator = Arc::new(Negotiator::new(config, ingest.transfer_syntaxes().clone(), max_pdu));
         let gate = Gate::new(limits.clone());
         Self { ingest, index, forward, peers, limits, negotiator, gate }
     }

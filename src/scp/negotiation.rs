@@ -7,22 +7,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::{Admission, DicomConfig, UnknownSopClasses, is_loopback};
-use crate::dicom::transfer_syntax::{Encoding, IMPLICIT_LITTLE_ENDIAN};
+use crate::dicom::sop_class::{self, PATIENT_ROOT_FIND, STUDY_ROOT_FIND, VERIFICATION};
+use crate::dicom::transfer_syntax::IMPLICIT_LITTLE_ENDIAN;
 use crate::dicom::{AeTitle, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
-use crate::dicom::{TransferSyntax, Uid, sop_class};
+use crate::dicom::{TransferSyntax, TransferSyntaxes, Uid};
 use crate::dimse::associate::{
-    AssociateAccept, AssociateRequest, ContextResult, ProposedContext, RoleSelection, UserInformation,
+    APPLICATION_CONTEXT, AssociateAccept, AssociateRequest, ContextResult, ProposedContext, RoleSelection,
+    UserInformation,
 };
 
 use crate::dimse::commitment_report::SOP_CLASS as STORAGE_COMMITMENT_PUSH_MODEL;
 use crate::dimse::message::outgoing_pdu_length;
 
 use super::peers::{PeerTable, Standing};
-
-pub const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
-pub const VERIFICATION: &str = "1.2.840.10008.1.1";
-pub const PATIENT_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.1.1";
-pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
 
 /// What a presentation context is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +48,6 @@ pub struct Agreement {
     pub called_ae_title: AeTitle,
     /// In the peer table, or a destination: its title may name a metric.
     pub listed: bool,
-    /// Only a destination of ours, here to report: it stores nothing.
-    pub reports_only: bool,
     pub contexts: Vec<Context>,
     /// Largest P-DATA-TF that we may send.
     pub max_outgoing_pdu: u32,
@@ -140,7 +135,7 @@ impl From<Rejection> for Refused {
 pub struct Negotiator {
     config: Arc<DicomConfig>,
     admission: Admission,
-    private: Vec<&'static TransferSyntax>,
+    transfer_syntaxes: TransferSyntaxes,
     max_pdu: u32,
 }
 
@@ -152,12 +147,11 @@ struct Caller {
 }
 
 impl Negotiator {
-    pub fn new(config: Arc<DicomConfig>, max_pdu: u32) -> Self {
+    pub fn new(config: Arc<DicomConfig>, transfer_syntaxes: TransferSyntaxes, max_pdu: u32) -> Self {
         let only_loopback = config.listen.iter().all(|address| is_loopback(address.ip()));
         let default = if only_loopback { Admission::Any } else { Admission::Known };
         let admission = config.admission.unwrap_or(default);
-        let private = config.private_transfer_syntaxes.iter().filter_map(|uid| private_syntax(uid)).collect();
-        Self { config, admission, private, max_pdu }
+        Self { config, admission, transfer_syntaxes, max_pdu }
     }
 
     /// The Maximum Length that is announced.
@@ -203,7 +197,6 @@ impl Negotiator {
         let roles = answered_roles(request, &contexts);
         Ok(Agreement {
             listed: caller.listed || caller.reporter,
-            reports_only: !caller.sender,
             max_outgoing_pdu: outgoing_pdu_length(request.user.max_length),
             accept: AssociateAccept {
                 echoed: request.echoed.clone(),
@@ -280,7 +273,7 @@ impl Negotiator {
     fn choose(&self, service: Service, offered: &[String]) -> Option<&'static TransferSyntax> {
         let usable = |uid: &str| {
             let ours = match service {
-                Service::Storage => TransferSyntax::by_uid(uid).or_else(|| self.private(uid)),
+                Service::Storage => self.transfer_syntaxes.by_uid(uid),
                 // Identifiers and reports are read, not stored: the native syntaxes.
                 _ => TransferSyntax::by_uid(uid).filter(|syntax| !syntax.is_encapsulated()),
             };
@@ -288,10 +281,6 @@ impl Negotiator {
         };
         let preferred = self.config.transfer_syntax_preference.iter();
         preferred.chain(offered).find_map(|uid| usable(uid))
-    }
-
-    fn private(&self, uid: &str) -> Option<&'static TransferSyntax> {
-        self.private.iter().copied().find(|syntax| syntax.uid == uid)
     }
 
     fn user_information(&self, request: &AssociateRequest, roles: Vec<RoleSelection>) -> UserInformation {
@@ -344,19 +333,4 @@ fn answered_roles(request: &AssociateRequest, contexts: &[Context]) -> Vec<RoleS
         });
     }
     answered
-}
-
-/// A configured private transfer syntax. It lives as long as the process, like the registered
-/// ones; the configuration is read once.
-fn private_syntax(uid: &str) -> Option<&'static TransferSyntax> {
-    let uid = Uid::parse(uid).ok()?;
-    if TransferSyntax::by_uid(uid.as_str()).is_some() {
-        return None;
-    }
-    let uid: &'static str = Box::leak(uid.as_str().to_owned().into_boxed_str());
-    Some(Box::leak(Box::new(TransferSyntax {
-        uid,
-        name: "private",
-        encoding: Encoding::ExplicitLittleEndian,
-    })))
 }

@@ -9,7 +9,8 @@ use crate::dicom::status::Status;
 use crate::dimse::command::Command;
 use crate::dimse::message::MessageStream;
 use crate::dimse::pdu::PduError;
-use crate::ingest::{Form, Offer, Receipt, Refusal};
+use crate::ingest::{Form, Ingest, Offer, Receipt, Refusal};
+use crate::spool::Origin;
 use crate::telemetry::metrics;
 
 use super::association::Association;
@@ -114,8 +115,8 @@ impl Fragments<'_> {
 }
 
 async fn offer(
-    ingest: &crate::ingest::Ingest,
-    origin: crate::spool::Origin,
+    ingest: &Ingest,
+    origin: Origin,
     form: Form,
     fragments: &mut Fragments<'_>,
 ) -> Result<Receipt, Refusal> {

@@ -131,7 +131,8 @@ pub fn dimse_request(service: &'static str, status: u16) {
 }
 
 /// `instances_received_total{door,outcome}` and `bytes_received_total{door}`: outcome is `new`,
-/// `duplicate`, `conflict` or a refusal's code.
+/// `duplicate`, `conflict` or a refusal's code; `COMMAND` is a C-STORE whose command set alone was
+/// reason to refuse it.
 pub fn received(door: &'static str, outcome: &'static str, bytes: u64) {
     let door = KeyValue::new("door", door);
     with(|i| {

@@ -56,6 +56,17 @@ fn the_conformance_statement_lists_every_supported_key() {
 }
 
 #[test]
+fn what_the_demo_of_the_readme_leaves_behind_is_ignored_by_git() {
+    assert!(document("README.md").contains("config/orthanc-demo.json"));
+    let demo: serde_json::Value = serde_json::from_str(&document("config/orthanc-demo.json")).unwrap();
+    for key in ["StorageDirectory", "IndexDirectory"] {
+        // Orthanc looks for it from the folder of its configuration file.
+        assert!(demo[key].as_str().unwrap().starts_with("../data/"), "{key}");
+    }
+    assert!(document(".gitignore").lines().any(|line| line == "/data"));
+}
+
+#[test]
 fn the_operations_guide_names_every_command() {
     let guide = document("docs/operations.md");
     let help = std::process::Command::new(env!("CARGO_BIN_EXE_relaypacs")).arg("--help").output().unwrap();

@@ -9,12 +9,12 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::{MessageStream, Received};
+use crate::dimse::Chunks;
 use crate::dimse::command::Command;
 use crate::dimse::pdu::{DataValue, PduError};
-use crate::ingest::Chunks;
 
-/// What we announce, and the most we send even to a peer without limit: larger PDUs gain nothing.
-const LARGEST_PDU: u32 = 128 << 10;
+/// What we announce as requestor, and the most we send even to a peer without limit: larger PDUs gain nothing.
+pub const LARGEST_PDU: u32 = 128 << 10;
 /// Room for a value's header and ten bytes. No peer that announces less could take any command.
 const SMALLEST_PDU: u32 = 16;
 /// Header of a presentation data value within its PDU.

@@ -10,16 +10,12 @@ use tokio::time::timeout;
 use super::{Accepted, Association, Peer, Proposal, ScuError};
 use crate::dicom::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME};
 use crate::dimse::associate::{
-    AssociateAccept, AssociateRequest, ProposedContext, RoleSelection, UserInformation,
+    APPLICATION_CONTEXT, AssociateAccept, AssociateRequest, MOST_CONTEXTS, ProposedContext, RoleSelection,
+    UserInformation,
 };
-use crate::dimse::message::{MessageLimits, MessageStream, outgoing_pdu_length};
+use crate::dimse::message::{LARGEST_PDU, MessageLimits, MessageStream, outgoing_pdu_length};
 use crate::dimse::pdu::{Incoming, PduError, PduStream};
 
-const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
-/// Ids are odd and of one byte (PS3.8 §9.3.2.2).
-const MOST_CONTEXTS: usize = 128;
-/// Largest P-DATA-TF that we take.
-const MAX_PDU: u32 = 128 << 10;
 /// We asked for the association, so after an abort we may close without much ceremony.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -56,7 +52,7 @@ async fn open(peer: &Peer) -> Result<PduStream, ScuError> {
     let failed = |source| ScuError::Connect { host: format!("{}:{}", peer.host, peer.port), source };
     let connecting = TcpStream::connect((peer.host.as_str(), peer.port));
     let connected = timeout(peer.timeout, connecting).await.map_err(|_| ScuError::TimedOut(peer.timeout))?;
-    let mut pdus = connected.and_then(|io| PduStream::requesting(io, MAX_PDU)).map_err(failed)?;
+    let mut pdus = connected.and_then(|io| PduStream::requesting(io, LARGEST_PDU)).map_err(failed)?;
     pdus.set_write_limit(peer.timeout);
     pdus.set_close_limit(CLOSE_LIMIT.min(peer.timeout));
     Ok(pdus)
@@ -100,7 +96,7 @@ fn request(peer: &Peer, proposals: &[Proposal]) -> AssociateRequest {
         application_context: APPLICATION_CONTEXT.to_owned(),
         presentation_contexts: contexts.collect(),
         user: UserInformation {
-            max_length: MAX_PDU,
+            max_length: LARGEST_PDU,
             implementation_class_uid: Some(IMPLEMENTATION_CLASS_UID.to_owned()),
             implementation_version_name: Some(IMPLEMENTATION_VERSION_NAME.to_owned()),
             roles,

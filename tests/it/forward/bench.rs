@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use relaypacs::clock::{Clock as _, ManualClock, SystemClock};
 use relaypacs::config::{DestinationConfig, RuleConfig};
-use relaypacs::dicom::{AeTitle, ScanLimits, TransferSyntax, Uid};
+use relaypacs::dicom::{AeTitle, TransferSyntax, Uid};
 use relaypacs::forward::{
     ConfiguredDestination, Forward, ForwardError, ForwardOptions, RetryPolicy, Setup, VerificationPolicy,
 };
@@ -148,7 +148,7 @@ impl Bench {
 }
 
 fn ingest_options() -> IngestOptions {
-    IngestOptions { scan: ScanLimits::default(), object_limit: 1 << 30, unknown_sop_classes: false }
+    IngestOptions { object_limit: 1 << 30, ..IngestOptions::default() }
 }
 
 /// Waits for a condition, at most a generous while.

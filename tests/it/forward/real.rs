@@ -37,8 +37,10 @@ async fn everything_reaches_a_storescp_that_aborts_is_killed_and_comes_back() {
     let down = || async { !forward.destinations()[0].up };
     eventually(|| "down while nobody listens".into(), down).await;
     for fault in ["--abort-during", "--abort-after", "--refuse"] {
-        let faulty = storescp(&store, port, &[fault]);
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let faulty = storescp(&store, port, &["-v", fault]);
+        let log = store.with_extension("log");
+        let called = || async { std::fs::read_to_string(&log).unwrap().contains("Association Received") };
+        eventually(|| format!("{fault} is called"), called).await;
         assert_eq!(bench.count("a", DeliveryState::Sent), 0, "{fault}");
         drop(faulty);
     }

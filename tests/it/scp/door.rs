@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use relaypacs::clock::SystemClock;
 use relaypacs::config::Config;
-use relaypacs::dicom::{ScanLimits, Uid};
+use relaypacs::dicom::{TransferSyntaxes, Uid};
 use relaypacs::forward::{ConfiguredDestination, Forward, ForwardOptions, Setup};
 use relaypacs::index::{Index, IndexOptions};
 use relaypacs::ingest::{Ingest, IngestOptions};
@@ -61,11 +61,16 @@ pub async fn open_until(toml: &str, critical_watermark: f64) -> Door {
     let store = Store::open(&sqlite_url(&dir.path().join("index.db")), None, 2).await.unwrap();
     store.migrate_up().await.unwrap();
     let index_stage = Stage::default();
-    let index = Index::start(store, spool.clone(), IndexOptions::default(), &index_stage);
+    let index = Index::start(store, spool.clone(), clock.clone(), IndexOptions::default(), &index_stage);
     let ingest = Ingest::new(
         spool.clone(),
         clock.clone(),
-        IngestOptions { scan: ScanLimits::default(), object_limit: 64 << 20, unknown_sop_classes: true },
+        IngestOptions {
+            object_limit: 64 << 20,
+            unknown_sop_classes: true,
+            transfer_syntaxes: TransferSyntaxes::with_private(&config.dicom.private_transfer_syntaxes),
+            ..IngestOptions::default()
+        },
     );
     let destinations = config.destinations.iter().cloned();
     let destinations =
