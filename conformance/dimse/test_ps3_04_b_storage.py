@@ -311,16 +311,6 @@ def test_other_content_under_the_same_uid_never_overwrites(subject):
     comes_back(subject, first)
 
 
-@pytest.mark.item(50)
-@pytest.mark.relaypacs
-def test_the_same_image_in_another_transfer_syntax_is_kept_beside_the_first(subject):
-    """Whether the two are equal is not decided yet: neither is lost, and the second waits for a person."""
-    ds = elements()
-    both = [of(ds, syntax) for syntax in (EXPLICIT_LE, IMPLICIT_LE)]
-    assert [status_of(subject, one) for one in both] == [0, 0]
-    assert subject.held()[str(ds.SOPInstanceUID)] == [one.sha256 for one in both]
-
-
 @pytest.mark.item(53)
 @pytest.mark.relaypacs
 def test_private_sop_classes_are_stored_as_configured(subject, make_subject):

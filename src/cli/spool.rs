@@ -55,7 +55,10 @@ impl Row for EntryLine {
             })
             .collect();
         let deliveries = match (self.conflict, self.routed, deliveries.is_empty()) {
-            (true, ..) => "held: conflict".to_owned(),
+            (true, ..) => match &self.finding {
+                Some(finding) => format!("held: conflict, {finding}"),
+                None => "held: conflict".to_owned(),
+            },
             (_, false, _) => "not routed yet".to_owned(),
             (_, true, true) => "stays here".to_owned(),
             _ => deliveries.join(" "),

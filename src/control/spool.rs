@@ -26,6 +26,8 @@ pub struct EntryLine {
     #[serde(with = "rfc3339")]
     pub received_at: Millis,
     pub conflict: bool,
+    /// Why it is one, once it was compared.
+    pub finding: Option<String>,
     pub routed: bool,
     pub deliveries: Vec<DeliveryLine>,
 }
@@ -76,6 +78,7 @@ impl EntryLine {
             size: state.size,
             received_at: state.received_at,
             conflict: state.conflict,
+            finding: state.finding.map(|finding| finding.to_string()),
             routed: state.routed,
             deliveries: state.deliveries.into_iter().map(DeliveryLine::from).collect(),
         }

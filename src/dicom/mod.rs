@@ -3,6 +3,7 @@
 pub mod ae_title;
 pub mod attributes;
 pub mod charset;
+pub mod comparison;
 pub mod dataset;
 pub mod header;
 pub mod json;

@@ -1,5 +1,6 @@
 //! The tokens of a data set (PS3.5 §7): a push tokenizer that walks elements, sequences and
-//! fragments as the bytes arrive. The header scan and the metadata conversion are its users.
+//! fragments as the bytes arrive. The header scan, the metadata conversion and the comparison of data
+//! sets are its users.
 //!
 //! It runs in constant memory, never recurses, never allocates from a declared length, and looks
 //! into no value. What can be walked is taken, as odd as it may be; what leaves a boundary
@@ -74,6 +75,13 @@ impl Tokenizer {
             walker: Walker::new(transfer_syntax.encoding, limits),
             inflater: deflated.then(Inflater::default),
         }
+    }
+
+    /// Walks a deflated data set beyond its Pixel Data, too, for those who bound what comes out.
+    pub fn through_pixel_data(transfer_syntax: &TransferSyntax, limits: ScanLimits) -> Self {
+        let mut tokenizer = Self::new(transfer_syntax, limits);
+        tokenizer.walker.go_through_pixel_data();
+        tokenizer
     }
 
     /// Takes the next bytes; an error is final.

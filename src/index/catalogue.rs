@@ -27,6 +27,7 @@ pub async fn apply(tx: &mut Transaction<'static, Any>, facts: &[Followed]) -> Re
                 batch.purged(*entry, *at, holders);
             }
             Fact::Routed { .. }
+            | Fact::Compared { .. }
             | Fact::Delivery { .. }
             | Fact::Unlisted { .. }
             | Fact::CommitmentRequested { .. }

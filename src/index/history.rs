@@ -61,7 +61,9 @@ fn collect<'a>(fact: &'a Fact, events: &mut Vec<Event<'a>>) {
             let detail = Some(reason.as_str());
             events.push(Event { entry: *entry, at: *at, destination: "", event: "purged", detail });
         }
+        // What a comparison found stands in the spool, beside the conflict that remains.
         Fact::Received(_)
+        | Fact::Compared { .. }
         | Fact::Unlisted { .. }
         | Fact::CommitmentRequested { .. }
         | Fact::CommitmentClosed { .. } => {}

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use tokio::sync::oneshot;
 
 use super::batch::{Batch, Verdict};
+use super::comparer::Compared;
 use super::entry::{EntryId, Fact, LogPosition, SpoolEntry};
 use super::projection::Published;
 use super::segment::{FIRST_RECORD, Segment};
@@ -45,6 +46,11 @@ pub enum Job {
     /// Frees those entries that may still be freed once everything before is known.
     Free {
         ids: Vec<EntryId>,
+        answer: Answer<LogPosition>,
+    },
+    /// Notes what comparing a conflict has shown, and frees it where it is none.
+    Compared {
+        compared: Compared,
         answer: Answer<LogPosition>,
     },
     Stop,
@@ -147,6 +153,12 @@ impl Committer {
                     Err(error) => return drop(answer.send(Err(error))),
                 }
                 // What comes next must find them gone.
+                self.settle(batch);
+            }
+            Job::Compared { compared, answer } => {
+                self.settle(batch);
+                batch.facts(vec![self.shared.concluded(compared)], Durability::Synced, answer);
+                crate::failpoint::pass("compared");
                 self.settle(batch);
             }
             Job::Stop => {}
@@ -311,9 +323,10 @@ impl Committer {
 fn refuse(job: Job, error: SpoolError) {
     match job {
         Job::Object { answer, .. } => drop(answer.send(Err(error))),
-        Job::Facts { answer, .. } | Job::Copy { answer, .. } | Job::Free { answer, .. } => {
-            drop(answer.send(Err(error)))
-        }
+        Job::Facts { answer, .. }
+        | Job::Copy { answer, .. }
+        | Job::Free { answer, .. }
+        | Job::Compared { answer, .. } => drop(answer.send(Err(error))),
         Job::Stop => {}
     }
 }

@@ -102,7 +102,8 @@ pub struct SpoolEntry {
     pub attributes: Attributes,
     /// The version of the routing rules in force when it was acknowledged.
     pub rule_set: u64,
-    /// Same SOP Instance UID as that entry, other content: held, never sent, until a person decides.
+    /// Same SOP Instance UID as that entry, other content: held, never sent, until a person decides,
+    /// or a comparison shows that only the transfer syntax differs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict_with: Option<EntryId>,
 }
@@ -145,6 +146,13 @@ pub enum Fact {
         transaction_uid: Uid,
         at: Millis,
     },
+    /// A conflict was compared with the entry that it conflicts with, and stays one. One that is
+    /// found equal is purged instead.
+    Compared {
+        entry: EntryId,
+        finding: Finding,
+        at: Millis,
+    },
     /// The bytes of an entry may be reused.
     Purged {
         entry: EntryId,
@@ -173,6 +181,25 @@ pub enum Outcome {
     Resent,
     /// A person gave it up.
     Cancelled,
+}
+
+/// Why a conflict remains one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "finding", rename_all = "snake_case")]
+pub enum Finding {
+    /// The two objects differ; `at` says where, without values.
+    Different { at: String },
+    /// Nobody can tell without decoding, or at all.
+    Undecidable { reason: String },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Different { at } => write!(f, "differs at {at}"),
+            Finding::Undecidable { reason } => write!(f, "undecidable: {reason}"),
+        }
+    }
 }
 
 /// Where a delivery stands.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::oneshot;
 
-use super::committer::{Answer, Job};
+use super::committer::Job;
 use super::entry::{EntryId, LogPosition};
 use super::segment::FIRST_RECORD;
 use super::shared::Shared;
@@ -126,20 +125,12 @@ impl Maintenance {
             if ids.is_empty() {
                 continue;
             }
-            self.ask(|answer| Job::Free { ids, answer })?;
+            self.shared.ask(|answer| Job::Free { ids, answer })?;
             if short {
                 self.freed_early_at = Some(ratio);
                 return Ok(());
             }
         }
-    }
-
-    /// Has the committer do something.
-    fn ask(&self, job: impl FnOnce(Answer<LogPosition>) -> Job) -> Result<LogPosition, SpoolError> {
-        let closed = || SpoolError::Failed("the log is closed".to_owned());
-        let (answer, answered) = oneshot::channel();
-        self.shared.jobs.send(job(answer)).map_err(|_| closed())?;
-        answered.blocking_recv().map_err(|_| closed())?
     }
 
     /// Recycles segments from the oldest on, while nothing in them is needed: no entry lives there,
@@ -177,7 +168,7 @@ impl Maintenance {
         }
         let mut damaged = Vec::new();
         for id in live {
-            match self.ask(|answer| Job::Copy { id: *id, answer }) {
+            match self.shared.ask(|answer| Job::Copy { id: *id, answer }) {
                 Ok(_) | Err(SpoolError::Freed(_)) => {}
                 Err(SpoolError::Damaged { id, detail }) => damaged.push((id, detail)),
                 Err(error) => return Err(error),

@@ -4,6 +4,7 @@
 //!
 //! Bytes go [`stage`] → [`committer`] (one thread, one sync per batch) → a [`segment`] or a large
 //! file; what is durable goes on to the [`projection`] and to followers. [`recovery`] replays,
+//! [`comparer`] looks whether conflicts are none,
 //! [`maintenance`] frees and recycles. `docs/decisions/0001-append-only-log.md` tells why.
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 mod batch;
 mod capacity;
 mod committer;
+mod comparer;
 mod damage;
 mod disk_view;
 pub mod entry;
@@ -42,7 +44,9 @@ mod state;
 pub use batch::Verdict;
 pub use capacity::Capacity;
 pub use committer::Committed;
-pub use entry::{Delivery, DeliveryState, Digest, EntryId, Fact, LogPosition, Origin, Outcome, SpoolEntry};
+pub use entry::{
+    Delivery, DeliveryState, Digest, EntryId, Fact, Finding, LogPosition, Origin, Outcome, SpoolEntry,
+};
 pub use projection::Counts;
 pub use reader::ObjectReader;
 pub use recovery::Report;

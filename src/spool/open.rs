@@ -1,4 +1,4 @@
-//! Opening and closing the spool: lock, recovery, and its four threads.
+//! Opening and closing the spool: lock, recovery, and its five threads.
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::capacity::{self, Disk};
 use super::committer::{Committer, Head, Job};
+use super::comparer::Comparer;
 use super::damage::Damage;
 use super::entry::{Fact, LogPosition};
 use super::failure;
@@ -42,7 +43,7 @@ const APPLY: usize = 512;
 /// The spool's threads, until it is closed.
 pub struct Threads {
     pub report: Report,
-    joined: Mutex<Option<[JoinHandle<()>; 4]>>,
+    joined: Mutex<Option<[JoinHandle<()>; 5]>>,
 }
 
 impl Spool {
@@ -100,6 +101,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
     let (jobs, job_receiver) = bounded(JOBS);
     let (projector, published) = bounded(PUBLISHED);
     let (maintenance, wake) = bounded(1);
+    let (comparer, wake_comparer) = bounded(1);
     // Nobody reaches the end of an empty log by following it, so it is where they begin.
     let is_empty = head.sequence == 1;
     let end = match is_empty {
@@ -130,6 +132,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         damage,
         checks: tokio::sync::Semaphore::new(CHECKS),
         maintenance,
+        comparer,
         index_cursor,
         route_cursor,
         write_errors: Mutex::new(Vec::new()),
@@ -153,6 +156,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         started: Instant::now(),
         freed_early_at: None,
     };
+    let comparer = Comparer::new(shared.clone(), wake_comparer);
     let threads = [
         spawn("spool-committer", move || committer.run())?,
         spawn("spool-projector", {
@@ -164,22 +168,24 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
             let shared = shared.clone();
             move || scrub::run(&shared)
         })?,
+        spawn("spool-comparer", move || comparer.run())?,
     ];
     shared.wake_maintenance();
+    shared.wake_comparer();
     Ok(Spool { shared, threads: Arc::new(Threads { report, joined: Mutex::new(Some(threads)) }) })
 }
 
 impl Threads {
-    /// Ends committer, projector, maintenance and scrub, in that order, then checkpoints.
+    /// Ends committer, projector and those that read beside them, in that order, then checkpoints.
     pub fn close(&self, shared: &Shared) {
-        let Some([committer, projector, maintenance, scrub]) = self.joined.lock().take() else { return };
+        let Some([committer, projector, others @ ..]) = self.joined.lock().take() else { return };
         shared.closing.store(true, std::sync::atomic::Ordering::Release);
         let _ = shared.jobs.send(Job::Stop);
         let _ = committer.join();
         let _ = projector.join();
         shared.wake_maintenance();
-        let _ = maintenance.join();
-        let _ = scrub.join();
+        shared.wake_comparer();
+        others.into_iter().for_each(|thread| drop(thread.join()));
         if shared.failure().is_none()
             && let Err(error) = shared.queue.checkpoint()
         {
@@ -209,7 +215,14 @@ fn project(shared: &Shared, published: &Receiver<Published>) {
         if let Some(last) = records.last() {
             shared.applied.send_replace(last.after);
         }
+        if records.iter().any(is_conflict) {
+            shared.wake_comparer();
+        }
     }
+}
+
+fn is_conflict(published: &Published) -> bool {
+    matches!(&*published.fact, Fact::Received(entry) if entry.conflict_with.is_some())
 }
 
 fn first_head(segments: &Segments, options: &SpoolOptions) -> Result<Head, SpoolError> {

@@ -205,6 +205,11 @@ fn apply_one(
         Fact::CommitmentClosed { transaction_uid, .. } => {
             batch.remove(queue::commitment_key(transaction_uid))
         }
+        Fact::Compared { entry, finding, .. } => {
+            if let Some(state) = overlay.state(queue, *entry)? {
+                state.finding = Some(finding.clone());
+            }
+        }
         Fact::Purged { entry, .. } => {
             let purged = overlay.state(queue, *entry)?.take();
             consequences.freed_files.extend(purged.and_then(|state| state.large));

@@ -6,8 +6,8 @@
 //!
 //! Keys, all in one tree so that a batch is atomic (numbers big-endian):
 //! `e id` state · `s uid 0 id` digest and syntax · `d destination 0 state due id` delivery ·
-//! `p generation offset` id, size · `r since id` at rest · `u id` unrouted · `l name` id ·
-//! `c uid` open commitment · `m …` position, sequence, counts, cursors.
+//! `p generation offset` id, size · `r since id` at rest · `l name` id · `c uid` open
+//! commitment · `x id` conflict not compared yet · `m …` position, sequence, counts, cursors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -212,6 +212,16 @@ impl Queue {
             .collect()
     }
 
+    /// Conflicts after `after` that were not compared yet, oldest first.
+    pub fn uncompared(&self, after: EntryId, limit: usize) -> Result<Vec<EntryId>> {
+        let from = uncompared_key(EntryId(after.0.saturating_add(1)));
+        self.db
+            .range(from.as_slice()..b"y".as_slice())
+            .take(limit)
+            .map(|item| Ok(id_at_end(&item?.0)))
+            .collect()
+    }
+
     pub fn open_commitments(&self) -> Result<Vec<OpenCommitment>> {
         self.db.scan_prefix(b"c").map(|item| Ok(serde_json::from_slice(&item?.1)?)).collect()
     }
@@ -314,6 +324,9 @@ pub fn rows(state: &EntryState) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
             Vec::new(),
         );
     }
+    if state.awaits_comparison() {
+        rows.insert(uncompared_key(state.id), Vec::new());
+    }
     if let Some(name) = &state.large {
         rows.insert([b"l", name.as_bytes()].concat(), state.id.0.to_be_bytes().to_vec());
     }
@@ -329,6 +342,10 @@ pub fn commitment_key(transaction_uid: &Uid) -> Vec<u8> {
 
 fn entry_key(id: EntryId) -> Vec<u8> {
     [b"e".as_slice(), &id.0.to_be_bytes()].concat()
+}
+
+fn uncompared_key(id: EntryId) -> Vec<u8> {
+    [b"x".as_slice(), &id.0.to_be_bytes()].concat()
 }
 
 fn uid_prefix(uid: &Uid) -> Vec<u8> {

@@ -109,6 +109,18 @@ impl ObjectReader {
         read.map_err(|error| self.unreadable(error))
     }
 
+    /// Up to `max` bytes at `offset` of the data set, fewer only at its end; checked like what
+    /// `read_at` reads. Blocks.
+    pub(super) fn read_data_set(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
+        let length = self.entry.data_set_length.saturating_sub(offset).min(max as u64) as usize;
+        let offset = u64::from(self.entry.prefix_length) + offset;
+        let read = self.source.read_at(offset, length).and_then(|bytes| {
+            self.check.lock().take(&self.entry, offset, &bytes)?;
+            Ok(bytes)
+        });
+        read.map_err(|error| self.unreadable(error))
+    }
+
     /// Whether the data set still has its SHA-256. Blocks while it reads all of it.
     pub fn is_intact(&self) -> Result<bool, SpoolError> {
         let prefix = u64::from(self.entry.prefix_length);

@@ -12,11 +12,12 @@ use bytes::Bytes;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use sha2::Digest as _;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::batch::{Batch, Copy, Verdict};
 use super::capacity::{Capacity, Disk};
-use super::committer::Job;
+use super::committer::{Answer, Job};
+use super::comparer::{self, Compared};
 use super::damage::Damage;
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
 use super::failure;
@@ -54,6 +55,8 @@ pub struct Shared {
     /// Resends whose held copies are read at the same time.
     pub checks: tokio::sync::Semaphore,
     pub maintenance: Sender<()>,
+    /// Wakes whoever compares conflicts.
+    pub comparer: Sender<()>,
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
     pub write_errors: Mutex<Vec<Instant>>,
@@ -153,6 +156,10 @@ impl Shared {
 
     pub fn wake_maintenance(&self) {
         let _ = self.maintenance.try_send(());
+    }
+
+    pub fn wake_comparer(&self) {
+        let _ = self.comparer.try_send(());
     }
 
     /// What an object is to those held already and those before it in its batch (idempotency: the
@@ -266,6 +273,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Has the committer do something, and waits for it. Blocks.
+    pub fn ask(&self, job: impl FnOnce(Answer<LogPosition>) -> Job) -> Result<LogPosition, SpoolError> {
+        let closed = || SpoolError::Failed("the log is closed".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(job(answer)).map_err(|_| closed())?;
+        answered.blocking_recv().map_err(|_| closed())?
+    }
+
     /// Those of the entries that may be freed at this moment, as facts that free them: since they
     /// were chosen, one may have been sent on its way again.
     pub fn freeable(&self, ids: &[EntryId]) -> Result<Vec<Fact>, SpoolError> {
@@ -279,6 +294,18 @@ impl Shared {
             }
         }
         Ok(purged)
+    }
+
+    /// What the log is told about a conflict that was compared. A copy goes only while that of which
+    /// it is one is held.
+    pub fn concluded(&self, compared: Compared) -> Fact {
+        let Compared { entry, with, finding } = compared;
+        let at = self.clock.now();
+        let finding = finding.or_else(|| self.locate(with).is_err().then(|| comparer::freed(with)));
+        match finding {
+            Some(finding) => Fact::Compared { entry, finding, at },
+            None => Fact::Purged { entry, reason: format!("the same as entry {with}"), at },
+        }
     }
 
     /// Everything that must go into the record that carries an entry forward.

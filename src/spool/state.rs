@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Delivery, DeliveryState, Digest, EntryId, Outcome, SpoolEntry};
+use super::entry::{Delivery, DeliveryState, Digest, EntryId, Finding, Outcome, SpoolEntry};
 use crate::clock::Millis;
 use crate::dicom::Uid;
 
@@ -29,6 +29,9 @@ pub struct EntryState {
     pub large: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub conflict: bool,
+    /// What the comparison of a conflict has shown; `None` while it is to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finding: Option<Finding>,
     /// The router has decided.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub routed: bool,
@@ -48,6 +51,7 @@ impl EntryState {
             received_at: entry.received_at,
             large,
             conflict: entry.conflict_with.is_some(),
+            finding: None,
             routed: false,
             deliveries: Vec::new(),
         }
@@ -125,6 +129,10 @@ impl EntryState {
         }
     }
 
+    pub fn awaits_comparison(&self) -> bool {
+        self.conflict && self.finding.is_none()
+    }
+
     /// When the last delivery came to rest; `None` while one is open, or none was ever made: an
     /// object routed nowhere stays until a person frees it.
     pub fn resting_since(&self) -> Option<Millis> {
@@ -184,6 +192,7 @@ mod tests {
             received_at: Millis(1),
             large: None,
             conflict: false,
+            finding: None,
             routed: false,
             deliveries: Vec::new(),
         }

@@ -36,6 +36,7 @@ struct Instruments {
     ack_seconds: Histogram<f64>,
     spool_commit_seconds: Histogram<f64>,
     spool_batch_size: Histogram<u64>,
+    conflicts_compared_total: Counter<u64>,
     delivery_attempts_total: Counter<u64>,
     delivery_seconds: Histogram<f64>,
     http_requests_total: Counter<u64>,
@@ -89,6 +90,7 @@ impl Instruments {
                 .u64_histogram("spool_batch_size")
                 .with_boundaries(BATCH_RECORDS.to_vec())
                 .build(),
+            conflicts_compared_total: counter("conflicts_compared_total"),
             delivery_attempts_total: counter("delivery_attempts_total"),
             delivery_seconds: seconds("delivery_seconds", &DELIVERY_SECONDS),
             http_requests_total: counter("http_requests_total"),
@@ -152,6 +154,11 @@ pub fn spool_commit(seconds: f64, records: usize) {
         i.spool_commit_seconds.record(seconds, &[]);
         i.spool_batch_size.record(records as u64, &[]);
     });
+}
+
+/// `conflicts_compared_total{finding}`: `equal`, `different` or `undecidable`.
+pub fn conflict_compared(finding: &'static str) {
+    with(|i| i.conflicts_compared_total.add(1, &[KeyValue::new("finding", finding)]));
 }
 
 /// `delivery_attempts_total{destination,result}`

@@ -13,6 +13,7 @@ const SEQUENCE_DELIMITATION: Tag = Tag(0xFFFE, 0xE0DD);
 pub(super) struct Walker {
     limits: ScanLimits,
     layout: Layout,
+    /// Pixel Data ends the walk, and all values count as bytes outside of them.
     deflated: bool,
     /// Bytes of the data set taken so far, those in `partial` not counted.
     position: u64,
@@ -73,6 +74,10 @@ impl Walker {
             partial: [0; LOOK_AHEAD],
             partial_length: 0,
         }
+    }
+
+    pub fn go_through_pixel_data(&mut self) {
+        self.deflated = false;
     }
 
     pub fn push(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), ScanError> {
