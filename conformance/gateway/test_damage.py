@@ -37,7 +37,6 @@ def ready(node):
     return requests.get(f"http://127.0.0.1:{node.http_port}/health/ready", timeout=10).json()
 
 
-@pytest.mark.item(41)
 @pytest.mark.parametrize("kind", [Archive, WebSink], ids=["by-c-store", "by-stow"])
 @pytest.mark.parametrize("size", [20_000, 600_000], ids=["in-the-log", "in-a-file"])
 def test_a_flipped_bit_is_not_delivered_nor_retrieved_and_a_resend_replaces_it(make_subject, kind, size):
@@ -69,7 +68,6 @@ def test_a_flipped_bit_is_not_delivered_nor_retrieved_and_a_resend_replaces_it(m
         assert node.held()[bad.sop_instance] == [bad.sha256]
 
 
-@pytest.mark.item(41)
 def test_a_segment_that_is_gone_is_told_of_at_each_start_and_resends_are_received_anew(make_subject):
     node = make_subject({"spool": {"segment_size": "1 MiB", "inline_limit": "256 KiB"}})
     many = [instances.instance(pixel_bytes=100_000) for _ in range(30)]
