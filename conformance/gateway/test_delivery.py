@@ -314,6 +314,24 @@ def test_what_an_archive_refuses_for_good_is_poison_and_blocks_nobody(make_subje
     wait_verified(node, "archive", others)
     assert node.held()[bad.sop_instance] == [bad.sha256]
     assert node.destination("archive")["poisoned"] == 1
+    archive.store_status = 0x0000
+    assert "queued 1 " in node.run("destination", "requeue", "archive").stdout
+    wait_verified(node, "archive", [bad])
+
+
+def test_deliveries_can_be_given_up_so_that_a_destination_can_go(make_subject, archive):
+    node = make_subject()
+    add = ["destination", "add", "archive", "--ae-title", archive.ae_title, "--host", "127.0.0.1"]
+    node.run(*add, "--port", archive.port)
+    node.run("destination", "pause", "archive")
+    many = send(node, 3)
+    wait_until(lambda: node.destination("archive")["queued"] == 3, "they wait")
+    refused = node.run("destination", "remove", "archive", check=False)
+    assert refused.returncode == 1 and "destination cancel archive --all" in refused.stderr
+    assert "gave up 0 " in node.run("destination", "cancel", "archive").stdout, "none is poisoned"
+    assert "gave up 3 " in node.run("destination", "cancel", "archive", "--all").stdout
+    node.run("destination", "remove", "archive")
+    assert node.held() == {one.sop_instance: [one.sha256] for one in many}, "given up is not freed"
 
 
 def test_a_class_that_the_archive_does_not_take_blocks_nobody(make_subject):

@@ -38,6 +38,15 @@ pub enum DestinationCommand {
         #[arg(long, value_name = "WHEN")]
         since: String,
     },
+    /// Try again what was refused for good, put off or given up
+    Requeue { name: String },
+    /// Give up what was refused for good; the objects stay here
+    Cancel {
+        name: String,
+        /// All that is not verified, as before removing the destination
+        #[arg(long)]
+        all: bool,
+    },
     /// Remove an added destination for which nothing waits
     Remove { name: String },
 }
@@ -169,8 +178,13 @@ struct Echoed {
 }
 
 #[derive(Deserialize)]
-struct Backfilled {
+struct Queued {
     queued: u64,
+}
+
+#[derive(Deserialize)]
+struct Cancelled {
+    cancelled: u64,
 }
 
 pub async fn run(command: DestinationCommand, config: &Config) -> anyhow::Result<Exit> {
@@ -205,8 +219,17 @@ async fn carry_out(command: DestinationCommand, client: &Client) -> anyhow::Resu
         }
         DestinationCommand::Backfill { name, since } => {
             let body = serde_json::json!({ "since": moment(&since, Direction::Back)?.to_string() });
-            let done: Backfilled = client.post(&path(&name, "/backfill"), &body).await?.json().await?;
+            let done: Queued = client.post(&path(&name, "/backfill"), &body).await?.json().await?;
             println!("queued {} objects for {name}", done.queued);
+        }
+        DestinationCommand::Requeue { name } => {
+            let done: Queued = client.post(&path(&name, "/requeue"), &nothing).await?.json().await?;
+            println!("queued {} objects for {name}", done.queued);
+        }
+        DestinationCommand::Cancel { name, all } => {
+            let body = serde_json::json!({ "all": all });
+            let done: Cancelled = client.post(&path(&name, "/cancel"), &body).await?.json().await?;
+            println!("gave up {} deliveries to {name}", done.cancelled);
         }
         DestinationCommand::Remove { name } => {
             client.delete(&path(&name, "")).await?;

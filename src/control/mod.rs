@@ -69,6 +69,8 @@ pub fn routes(control: Control) -> impl Endpoint<Output = Response> {
         .at("/destinations/:name/pause", post(routing::pause_destination))
         .at("/destinations/:name/resume", post(routing::resume_destination))
         .at("/destinations/:name/backfill", post(routing::backfill_destination))
+        .at("/destinations/:name/requeue", post(routing::requeue_destination))
+        .at("/destinations/:name/cancel", post(routing::cancel_destination))
         .at("/peers", get(routing::list_peers).post(routing::add_peer))
         .at("/peers/:ae_title", delete(routing::remove_peer))
         .at("/keys", get(keys::list).post(keys::add))

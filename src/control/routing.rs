@@ -27,6 +27,12 @@ pub struct Backfill {
     pub since: Millis,
 }
 
+/// Which deliveries are given up: the poisoned ones, or all that are open.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Cancel {
+    pub all: bool,
+}
+
 /// What is in force: the file's and SQL's together.
 pub struct InForce {
     pub setup: Setup,
@@ -231,6 +237,22 @@ pub async fn backfill_destination(
 ) -> Answer {
     let queued = control.running()?.forward.backfill(&name, asked.since).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "destination": name, "queued": queued })))
+}
+
+#[handler]
+pub async fn requeue_destination(Data(control): Data<&Control>, Path(name): Path<String>) -> Answer {
+    let queued = control.running()?.forward.requeue(&name).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "destination": name, "queued": queued })))
+}
+
+#[handler]
+pub async fn cancel_destination(
+    Data(control): Data<&Control>,
+    Path(name): Path<String>,
+    Json(asked): Json<Cancel>,
+) -> Answer {
+    let cancelled = control.running()?.forward.cancel(&name, asked.all).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "destination": name, "cancelled": cancelled })))
 }
 
 #[handler]

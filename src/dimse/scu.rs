@@ -14,7 +14,7 @@ use crate::dicom::sop_class::VERIFICATION;
 use crate::dicom::status::Status;
 use crate::dicom::{AeTitle, TransferSyntax, Uid};
 
-use super::command::Command;
+use super::command::{Command, field};
 use super::message::{MessageStream, Received, SendError, Side};
 use super::pdu::{AbortReason, PduError};
 
@@ -356,6 +356,14 @@ impl Association {
             }
             if command.message_id_being_responded_to != request.message_id {
                 return Err(PduError::invalid("a response to another message").into());
+            }
+            if command.command_field != request.command_field | field::RESPONSE {
+                return Err(PduError::invalid("a response of another service").into());
+            }
+            // Where it names an instance, it is ours (PS3.7 §9.3.1.2).
+            let (ours, theirs) = (&request.affected_sop_instance_uid, &command.affected_sop_instance_uid);
+            if ours.is_some() && theirs.is_some() && ours != theirs {
+                return Err(PduError::invalid("a response about another SOP instance").into());
             }
             return command.status.ok_or_else(|| PduError::invalid("a response without status").into());
         }

@@ -79,7 +79,7 @@ impl Attempts {
 
     /// Holds an object back as after so many failures.
     pub fn hold_for(&mut self, entry: EntryId, failures: u32, now: Instant) {
-        if self.held.len() >= MOST_HELD * 10 {
+        if self.held.len() >= MOST_HELD * 2 {
             return;
         }
         let until = now + self.policy.random_wait(failures);

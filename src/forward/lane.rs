@@ -259,11 +259,15 @@ impl Lane {
         match entry {
             Ok(entry) => Ok(Some(Taken { lane: Arc::clone(self), delivery, entry, doubt: None })),
             Err(error) => {
+                // One entry that can't be described must not stop the others.
                 self.attempts.lock().finish(id);
+                self.attempts.lock().hold(id, Instant::now());
                 match error {
-                    // One entry that can't be described must not stop the others.
-                    SpoolError::Unknown(_) | SpoolError::Freed(_) | SpoolError::Damaged { .. } => {
-                        self.attempts.lock().hold(id, Instant::now());
+                    SpoolError::Unknown(_) | SpoolError::Freed(_) => Ok(None),
+                    SpoolError::Damaged { detail, .. } => {
+                        metrics::delivery_attempt(self.name(), "unreadable");
+                        tracing::error!(destination = self.name(), entry = %id, detail, "an object can't be read for delivery");
+                        self.append(id, Outcome::Poisoned { reason: detail }).await?;
                         Ok(None)
                     }
                     error => Err(error),
@@ -328,6 +332,11 @@ impl Lane {
             }
             Verdict::Refused(reason) => return self.refused(work, reason).await,
             Verdict::SendAlone => self.attempts.lock().send_alone(entry),
+            // A passing error of the disk: neither the object's fault nor the destination's.
+            Verdict::Unreadable(reason) if !self.spool.is_damaged(entry) => {
+                tracing::warn!(destination = self.name(), %entry, reason, "an object can't be read just now");
+                self.attempts.lock().hold(entry, now);
+            }
             Verdict::Unreadable(reason) => {
                 metrics::delivery_attempt(self.name(), "unreadable");
                 self.attempts.lock().forget(entry);
@@ -403,6 +412,12 @@ impl Lane {
     /// Holds an object back that was lost and is sent again, longer each time.
     pub fn hold_lost(&self, entry: EntryId, losses: u32) {
         self.attempts.lock().hold_for(entry, losses, Instant::now());
+    }
+
+    /// What is known of earlier attempts does not count any more.
+    pub fn begin_anew(&self, entry: EntryId) {
+        self.attempts.lock().forget(entry);
+        self.unproven.forget(entry);
     }
 
     /// These go in requests of their own from now on.

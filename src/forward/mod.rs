@@ -38,7 +38,7 @@ pub use verify::{CommitmentReport, ReportOutcome, VerificationPolicy};
 use crate::clock::{Clock, Millis};
 use crate::config::{DestinationConfig, RuleConfig, Verify};
 use crate::dicom::AeTitle;
-use crate::spool::{DeliveryPolicy, DeliveryState, Durability, EntryId, Fact, Spool};
+use crate::spool::{Delivery, DeliveryPolicy, DeliveryState, Durability, EntryId, Fact, Outcome, Spool};
 use destination::Destination;
 use lane::Lane;
 use rule::Rules;
@@ -273,7 +273,8 @@ impl Forward {
         for state in open {
             if !self.inner.spool.deliveries(lane.name(), state, None, 1).await?.is_empty() {
                 return Err(ForwardError::Refused(format!(
-                    "destination {:?} has open deliveries; let them finish, or cancel them",
+                    "destination {:?} has open deliveries; let them finish, or give them up with `relaypacs destination cancel {} --all`",
+                    lane.name(),
                     lane.name()
                 )));
             }
@@ -365,6 +366,56 @@ impl Forward {
             lane.wake();
         }
         Ok(queued)
+    }
+
+    /// Tries deliveries again that were refused for good or put off.
+    pub async fn requeue(&self, name: &str) -> Result<u64, ForwardError> {
+        let states = [DeliveryState::Poisoned, DeliveryState::Deferred, DeliveryState::Cancelled];
+        self.change(name, &states, &Outcome::Requeued).await
+    }
+
+    /// Gives deliveries up: the poisoned ones, or all that are open. The objects stay here.
+    pub async fn cancel(&self, name: &str, all: bool) -> Result<u64, ForwardError> {
+        let open =
+            [DeliveryState::Poisoned, DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Sent];
+        self.change(name, if all { &open } else { &open[..1] }, &Outcome::Cancelled).await
+    }
+
+    /// Gives every delivery that is now in one of these states this outcome; returns how many.
+    async fn change(
+        &self,
+        name: &str,
+        states: &[DeliveryState],
+        outcome: &Outcome,
+    ) -> Result<u64, ForwardError> {
+        const PAGE: usize = 500;
+        let lane = self.inner.lane(name)?;
+        let spool = &self.inner.spool;
+        let mut changed = 0;
+        for state in states {
+            // Not those that come to this state meanwhile.
+            let mut left = spool.counts().of(name, *state);
+            while left > 0 {
+                let page = spool.deliveries(name, *state, None, PAGE.min(left as usize)).await?;
+                if page.is_empty() {
+                    break;
+                }
+                left -= page.len() as u64;
+                changed += page.len() as u64;
+                let at = self.inner.clock.now();
+                let fact = |delivery: &Delivery| Fact::Delivery {
+                    entry: delivery.entry,
+                    destination: name.to_owned(),
+                    outcome: outcome.clone(),
+                    at,
+                };
+                let position = spool.append(page.iter().map(fact).collect(), Durability::Synced).await?;
+                spool.applied(position).await?;
+                page.iter().for_each(|delivery| lane.begin_anew(delivery.entry));
+            }
+        }
+        lane.wake();
+        Ok(changed)
     }
 
     /// Connects and asks for nothing (C-ECHO, or QIDO with limit=1): `Ok` says how it went. A

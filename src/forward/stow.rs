@@ -86,8 +86,9 @@ impl StowTransport {
         // What can't be read whole says nothing about single instances; the status still counts.
         let body = http::read_capped(response, self.client.peer.timeout).await.unwrap_or_default();
         let answer = StowAnswer::parse(&content_type, &body);
+        let is_verified = self.lane.destination.verify != crate::config::Verify::None;
         let verdict = |entry: &Arc<SpoolEntry>| {
-            answer.verdict(status.as_u16(), entry.key.sop_instance_uid.as_str(), entries.len())
+            answer.verdict(status.as_u16(), entry.key.sop_instance_uid.as_str(), entries.len(), is_verified)
         };
         Ok(entries.iter().map(verdict).collect())
     }

@@ -35,8 +35,9 @@ impl StowAnswer {
     }
 
     /// The verdict about one instance of a request that held `count`, answered with this HTTP
-    /// status (200, 202, 409, or one about the request as a whole).
-    pub fn verdict(&self, status: u16, sop_instance_uid: &str, count: usize) -> Verdict {
+    /// status (200, 202, 409, or one about the request as a whole). A success without a word about
+    /// instances counts only where the proof is still to come (`is_verified`).
+    pub fn verdict(&self, status: u16, sop_instance_uid: &str, count: usize, is_verified: bool) -> Verdict {
         if let Some(reason) = self.failed.get(sop_instance_uid) {
             return match Verdict::of_status(Status(*reason)) {
                 Verdict::Taken => Verdict::Refused(format!("listed as failed with reason {reason:04X}")),
@@ -44,11 +45,12 @@ impl StowAnswer {
             };
         }
         let named = self.stored.contains(sop_instance_uid);
+        let unsaid = || Verdict::Later("its answer does not say what became of it".into());
         match status {
-            202 | 409 if named => Verdict::Taken,
-            202 => Verdict::Later("its answer does not say what became of it".into()),
-            200..=299 => Verdict::Taken,
-            409 if !self.is_silent() => Verdict::Later("its answer does not say what became of it".into()),
+            200..=299 | 409 if named => Verdict::Taken,
+            200 | 204 if self.is_silent() && is_verified => Verdict::Taken,
+            200..=299 => unsaid(),
+            409 if !self.is_silent() => unsaid(),
             _ if count > 1 => Verdict::SendAlone,
             500..=599 => Verdict::Later(format!("answered HTTP {status}")),
             _ => Verdict::Refused(format!("answered HTTP {status}")),
@@ -155,11 +157,14 @@ mod tests {
     fn json_says_what_was_stored_and_what_failed() {
         let answer = StowAnswer::parse("application/dicom+json", JSON.as_bytes());
         assert_eq!(answer.stored, HashSet::from(["1.1".to_owned()]));
-        assert_eq!(answer.verdict(202, "1.1", 4), Verdict::Taken);
-        assert!(matches!(answer.verdict(202, "1.2", 4), Verdict::Refused(_)));
-        assert!(matches!(answer.verdict(202, "1.3", 4), Verdict::Later(_)), "A700");
-        assert!(matches!(answer.verdict(202, "1.4", 4), Verdict::Refused(_)), "failed without a reason");
-        assert!(matches!(answer.verdict(202, "1.5", 4), Verdict::Later(_)), "not named");
+        assert_eq!(answer.verdict(202, "1.1", 4, true), Verdict::Taken);
+        assert!(matches!(answer.verdict(202, "1.2", 4, true), Verdict::Refused(_)));
+        assert!(matches!(answer.verdict(202, "1.3", 4, true), Verdict::Later(_)), "A700");
+        assert!(
+            matches!(answer.verdict(202, "1.4", 4, true), Verdict::Refused(_)),
+            "failed without a reason"
+        );
+        assert!(matches!(answer.verdict(202, "1.5", 4, true), Verdict::Later(_)), "not named");
     }
 
     #[test]
@@ -172,18 +177,27 @@ mod tests {
     #[test]
     fn a_success_without_details_is_a_success_but_a_failure_without_details_is_narrowed_down() {
         let silent = StowAnswer::parse("text/html", b"<html>");
-        assert_eq!(silent.verdict(200, "1.1", 9), Verdict::Taken);
-        assert_eq!(silent.verdict(409, "1.1", 9), Verdict::SendAlone);
-        assert_eq!(silent.verdict(400, "1.1", 9), Verdict::SendAlone);
-        assert!(matches!(silent.verdict(400, "1.1", 1), Verdict::Refused(_)));
-        assert!(matches!(silent.verdict(500, "1.1", 1), Verdict::Later(_)));
-        assert!(matches!(silent.verdict(202, "1.1", 1), Verdict::Later(_)));
+        assert_eq!(silent.verdict(200, "1.1", 9, true), Verdict::Taken);
+        assert_eq!(silent.verdict(409, "1.1", 9, true), Verdict::SendAlone);
+        assert_eq!(silent.verdict(400, "1.1", 9, true), Verdict::SendAlone);
+        assert!(matches!(silent.verdict(400, "1.1", 1, true), Verdict::Refused(_)));
+        assert!(matches!(silent.verdict(500, "1.1", 1, true), Verdict::Later(_)));
+        assert!(matches!(silent.verdict(202, "1.1", 1, true), Verdict::Later(_)));
+    }
+
+    #[test]
+    fn a_success_that_names_others_or_nobody_is_none_where_nothing_else_proves_it() {
+        let silent = StowAnswer::parse("text/html", b"<html>");
+        assert!(matches!(silent.verdict(200, "1.1", 1, false), Verdict::Later(_)));
+        let answer = StowAnswer::parse("application/dicom+json", JSON.as_bytes());
+        assert_eq!(answer.verdict(200, "1.1", 4, false), Verdict::Taken);
+        assert!(matches!(answer.verdict(200, "1.5", 4, true), Verdict::Later(_)));
     }
 
     #[test]
     fn a_failed_instance_is_never_a_success_whatever_the_http_status() {
         let answer = StowAnswer::parse("application/dicom+json", JSON.as_bytes());
-        assert!(matches!(answer.verdict(200, "1.2", 4), Verdict::Refused(_)));
+        assert!(matches!(answer.verdict(200, "1.2", 4, true), Verdict::Refused(_)));
     }
 
     #[test]

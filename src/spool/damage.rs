@@ -43,6 +43,10 @@ impl Damage {
         }
     }
 
+    pub fn has(&self, entry: EntryId) -> bool {
+        self.known.lock().contains(&entry)
+    }
+
     /// It was freed: another copy is there.
     pub fn forget(&self, entry: EntryId) {
         self.known.lock().remove(&entry);

@@ -392,6 +392,11 @@ impl Spool {
         self.shared.failed.subscribe()
     }
 
+    /// Whether an entry was found to be damaged or missing.
+    pub fn is_damaged(&self, id: EntryId) -> bool {
+        self.shared.damage.has(id)
+    }
+
     /// Whether the storage failed in an earlier run too: then another restart won't help.
     pub fn failed_before(&self) -> bool {
         self.shared.failed_before

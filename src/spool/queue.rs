@@ -150,8 +150,21 @@ impl Queue {
         limit: usize,
     ) -> Result<Vec<Delivery>> {
         let mut ids = Vec::new();
-        for item in self.db.scan_prefix(DeliveryKey::prefix(destination, state)) {
-            let id = id_at_end(&item?.0);
+        let prefix = DeliveryKey::prefix(destination, state);
+        let waits = matches!(state, DeliveryState::Queued | DeliveryState::Deferred);
+        let from = match after {
+            // Without a due time keys are in the order of ids.
+            Some(after) if !waits => {
+                [prefix.as_slice(), &0_u64.to_be_bytes(), &after.0.saturating_add(1).to_be_bytes()].concat()
+            }
+            _ => prefix.clone(),
+        };
+        for item in self.db.range(from..) {
+            let (key, _) = item?;
+            if !key.starts_with(&prefix) {
+                break;
+            }
+            let id = id_at_end(&key);
             if after.is_some_and(|after| id <= after) {
                 continue;
             }

@@ -165,7 +165,10 @@ impl EntryState {
             let known = policy(&delivery.destination);
             let verified = match delivery.state {
                 DeliveryState::Verified => true,
-                DeliveryState::Sent => known.is_some_and(|known| known.success_is_proof),
+                // An answer in doubt proves nothing, whatever the destination promises.
+                DeliveryState::Sent => {
+                    delivery.reason.is_none() && known.is_some_and(|known| known.success_is_proof)
+                }
                 _ => false,
             };
             if delivery.state == DeliveryState::Sent && !verified {

@@ -25,7 +25,7 @@ use crate::dimse::message::Received;
 use crate::dimse::scu::{Association, Peer, Proposal, ScuError};
 use crate::forward::destination::Reach;
 use crate::forward::lane::Lane;
-use crate::spool::{Durability, Fact, SpoolEntry, SpoolError};
+use crate::spool::{Durability, EntryId, Fact, SpoolEntry, SpoolError};
 
 /// Request Storage Commitment (PS3.4 §J.3.2.1.1).
 const REQUEST_STORAGE_COMMITMENT: u16 = 1;
@@ -232,42 +232,67 @@ async fn is_at(peer: &Peer, address: IpAddr) -> bool {
     resolved.is_ok_and(|mut found| found.any(|found| found.ip().to_canonical() == address))
 }
 
+/// What a report does not name waits on for one that does, until the deadline: a wrong or partial
+/// report must not spoil the right one.
 async fn take(
     lane: &Lane,
     transaction_uid: &Uid,
     committed: Vec<Uid>,
     failed: Vec<(Uid, u16)>,
 ) -> ReportOutcome {
-    let Some(transaction) = lane.unproven.close(transaction_uid) else { return ReportOutcome::Unknown };
-    let entries = transaction.entries.clone();
-    if let Err(error) = conclude(lane, transaction, committed, failed).await {
+    let Some(asked_for) = lane.unproven.entries_of(transaction_uid) else { return ReportOutcome::Unknown };
+    let report = Named { committed: committed.into_iter().collect(), failed: failed.into_iter().collect() };
+    let named = report.entries(lane, &asked_for).await;
+    let Some(reported) = lane.unproven.report(transaction_uid, &named) else { return ReportOutcome::Unknown };
+    if let Err(error) = conclude(lane, &reported.entries, &report).await {
         tracing::error!(destination = lane.name(), %error, "a storage commitment report could not be recorded");
-        lane.unproven.add_later(entries, lane.verification.between_tries);
+        lane.unproven.add_later(reported.entries, lane.verification.between_tries);
     }
-    if let Err(error) = close(lane, transaction_uid.clone()).await {
+    if reported.is_closed
+        && let Err(error) = close(lane, transaction_uid.clone()).await
+    {
         tracing::error!(destination = lane.name(), %error, "a storage commitment could not be closed");
     }
     ReportOutcome::Taken
 }
 
-/// What is committed is verified, what failed is sent again, what is not named is asked for again.
-async fn conclude(
-    lane: &Lane,
-    transaction: Transaction,
-    committed: Vec<Uid>,
-    failed: Vec<(Uid, u16)>,
-) -> Result<(), Trouble> {
-    let committed: HashSet<Uid> = committed.into_iter().collect();
-    let failed: HashMap<Uid, u16> = failed.into_iter().collect();
-    for id in transaction.entries {
-        let Some((entry, delivery)) = still_sent(lane, id).await? else { continue };
+/// What a report names.
+struct Named {
+    committed: HashSet<Uid>,
+    failed: HashMap<Uid, u16>,
+}
+
+impl Named {
+    /// Those of the entries that it names, and those that need no report any more.
+    async fn entries(&self, lane: &Lane, asked_for: &[EntryId]) -> HashSet<EntryId> {
+        let mut named = HashSet::new();
+        for id in asked_for {
+            let uid = match lane.spool.state(*id).await {
+                Ok(state) => state.sop_instance_uid,
+                Err(_) => {
+                    named.insert(*id);
+                    continue;
+                }
+            };
+            if self.committed.contains(&uid) || self.failed.contains_key(&uid) {
+                named.insert(*id);
+            }
+        }
+        named
+    }
+}
+
+/// What is committed is verified, what failed is sent again.
+async fn conclude(lane: &Lane, entries: &[EntryId], report: &Named) -> Result<(), Trouble> {
+    for id in entries {
+        let Some((entry, delivery)) = still_sent(lane, *id).await? else { continue };
         let uid = &entry.key.sop_instance_uid;
-        if let Some(reason) = failed.get(uid) {
-            lost(lane, id, &format!("storage commitment failed with reason {reason:04X}")).await?;
-        } else if committed.contains(uid) && doubt(lane, &entry, &delivery).await?.is_none() {
+        if let Some(reason) = report.failed.get(uid) {
+            lost(lane, *id, &format!("storage commitment failed with reason {reason:04X}")).await?;
+        } else if doubt(lane, &entry, &delivery).await?.is_none() {
             verified(lane, &entry, "commitment").await?;
         } else {
-            lane.unproven.add_later([id], lane.verification.between_tries);
+            lane.unproven.add_later([*id], lane.verification.between_tries);
         }
     }
     Ok(())

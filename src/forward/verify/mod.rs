@@ -231,7 +231,15 @@ async fn still_sent(lane: &Lane, id: EntryId) -> Result<Option<(Arc<SpoolEntry>,
         lane.unproven.forget(id);
         return Ok(None);
     };
-    Ok(Some((lane.spool.entry(id).await?, delivery)))
+    match lane.spool.entry(id).await {
+        Ok(entry) => Ok(Some((entry, delivery))),
+        // Its bytes can't be compared, and it must not hold up the proof of others.
+        Err(SpoolError::Damaged { .. }) => {
+            lane.unproven.cannot_be_proven(id);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Why this object's UID is no evidence of its bytes.
@@ -251,6 +259,7 @@ async fn doubt(lane: &Lane, entry: &SpoolEntry, delivery: &Delivery) -> Result<O
                 return Ok(Some(OTHER_HERE.into()));
             }
             Ok(_) | Err(SpoolError::Unknown(_) | SpoolError::Freed(_)) => {}
+            Err(SpoolError::Damaged { .. }) => return Ok(Some(OTHER_HERE.into())),
             Err(error) => return Err(error),
         }
     }

@@ -69,6 +69,12 @@ pub struct Transaction {
     pub deadline: Instant,
 }
 
+/// What a report has settled of a transaction.
+pub struct Reported {
+    pub entries: Vec<EntryId>,
+    pub is_closed: bool,
+}
+
 impl Unproven {
     pub fn add(&self, entry: EntryId) {
         let mut state = self.state.lock();
@@ -155,6 +161,26 @@ impl Unproven {
         let transaction = self.state.lock().open.remove(transaction_uid);
         self.closing.notify_waiters();
         transaction
+    }
+
+    /// Takes what a report names out of a transaction; with the last of it the transaction is
+    /// closed. `None` when it is not open.
+    pub fn report(&self, transaction_uid: &Uid, named: &HashSet<EntryId>) -> Option<Reported> {
+        let mut state = self.state.lock();
+        let open = state.open.get_mut(transaction_uid)?;
+        let (taken, left): (Vec<_>, Vec<_>) = open.entries.drain(..).partition(|entry| named.contains(entry));
+        open.entries = left;
+        let is_closed = open.entries.is_empty();
+        if is_closed {
+            state.open.remove(transaction_uid);
+            self.closing.notify_waiters();
+        }
+        Some(Reported { entries: taken, is_closed })
+    }
+
+    /// The entries of an open transaction.
+    pub fn entries_of(&self, transaction_uid: &Uid) -> Option<Vec<EntryId>> {
+        self.state.lock().open.get(transaction_uid).map(|open| open.entries.clone())
     }
 
     /// Resolves once the transaction is not open any more.
@@ -294,6 +320,21 @@ mod tests {
         assert!(unproven.take(&policy(200), Instant::now()).is_err());
         let later = Instant::now() + Duration::from_secs(6);
         assert_eq!(unproven.take(&policy(200), later).unwrap(), [EntryId(1), EntryId(2)]);
+    }
+
+    #[test]
+    fn a_report_about_others_or_some_leaves_the_rest_of_the_transaction_open() {
+        let unproven = Unproven::default();
+        let uid = Uid::parse("2.25.1").unwrap();
+        let entries = vec![EntryId(1), EntryId(2)];
+        unproven.opened(uid.clone(), Transaction { entries, deadline: Instant::now() });
+        let nobody = unproven.report(&uid, &HashSet::new()).unwrap();
+        assert!(nobody.entries.is_empty() && !nobody.is_closed);
+        let one = unproven.report(&uid, &HashSet::from([EntryId(2), EntryId(9)])).unwrap();
+        assert!(one.entries == [EntryId(2)] && !one.is_closed);
+        let rest = unproven.report(&uid, &HashSet::from([EntryId(1)])).unwrap();
+        assert!(rest.entries == [EntryId(1)] && rest.is_closed);
+        assert!(unproven.report(&uid, &HashSet::new()).is_none());
     }
 
     #[test]
