@@ -29,8 +29,6 @@ use crate::lifecycle::{Exit, Lifecycle, Stage, StopReason};
 use crate::scp::{PeerTable, Scp, ScpContext};
 use crate::telemetry::listener;
 
-/// How long a search waits for the index to pass what was acknowledged before it.
-const INDEX_PATIENCE: Duration = Duration::from_secs(2);
 /// What followers and side doors get at the end of a drain, whatever the doors took of it.
 const FOLLOWERS_GRACE: Duration = Duration::from_secs(5);
 
@@ -216,7 +214,7 @@ fn index_options(config: &Config) -> IndexOptions {
     IndexOptions {
         cache_bytes: config.cache.queries,
         max_rows: config.limits.query_results,
-        patience: INDEX_PATIENCE,
+        ..IndexOptions::default()
     }
 }
 

@@ -87,9 +87,10 @@ pub struct IndexOptions {
     pub patience: Duration,
 }
 
+/// As the embedded configuration has it.
 impl Default for IndexOptions {
     fn default() -> Self {
-        IndexOptions { cache_bytes: 8 << 20, max_rows: 10_000, patience: Duration::from_secs(2) }
+        IndexOptions { cache_bytes: 4 << 20, max_rows: 5_000, patience: Duration::from_secs(2) }
     }
 }
 

@@ -16,7 +16,7 @@ use super::{ScpContext, commitment, echo, find, store};
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub struct Caller {
     pub calling_ae_title: AeTitle,
     pub called_ae_title: AeTitle,
     pub address: IpAddr,
@@ -24,7 +24,7 @@ pub struct Peer {
     pub label: String,
 }
 
-impl Peer {
+impl Caller {
     pub fn origin(&self) -> Origin {
         Origin::Dimse {
             calling_ae_title: self.calling_ae_title.clone(),
@@ -44,7 +44,7 @@ pub enum End {
 /// One association, for its services.
 pub struct Association {
     pub messages: MessageStream,
-    pub peer: Peer,
+    pub peer: Caller,
     pub contexts: Vec<Context>,
     pub scp: ScpContext,
     /// Objects acknowledged, for the closing log line.

@@ -13,7 +13,7 @@ use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics;
 
 use super::ScpContext;
-use super::association::{Association, End, Peer};
+use super::association::{Association, Caller, End};
 use super::gate::{Full, Holder, Place};
 use super::negotiation::{Agreement, Refused, Rejection, Service};
 
@@ -144,7 +144,7 @@ impl Connection {
         let label = if agreement.listed { agreement.calling_ae_title.as_str() } else { "unknown" };
         let mut association = Association {
             messages: MessageStream::new(pdus, limits),
-            peer: Peer {
+            peer: Caller {
                 label: label.to_owned(),
                 calling_ae_title: agreement.calling_ae_title,
                 called_ae_title: agreement.called_ae_title,

@@ -140,7 +140,7 @@ pub struct Negotiator {
 }
 
 /// Who is asking, as far as the node knows.
-struct Caller {
+struct Admitted {
     listed: bool,
     reporter: bool,
     sender: bool,
@@ -178,12 +178,13 @@ impl Negotiator {
         let called_ae_title = self.called(&request.called_ae_title)?;
         let calling_ae_title = AeTitle::parse(&request.calling_ae_title)
             .map_err(|_| Refused::Reject(Rejection::INVALID_CALLING_AE_TITLE))?;
-        let caller = self.admit(peers.standing(&calling_ae_title, address), may_report(&calling_ae_title))?;
+        let admitted =
+            self.admit(peers.standing(&calling_ae_title, address), may_report(&calling_ae_title))?;
 
         let mut contexts = Vec::new();
         let mut results = Vec::with_capacity(request.presentation_contexts.len());
         for proposed in &request.presentation_contexts {
-            let answer = self.answer(proposed, &request.user.roles, &caller);
+            let answer = self.answer(proposed, &request.user.roles, &admitted);
             results.push(ContextResult {
                 id: proposed.id,
                 result: answer.as_ref().err().copied().unwrap_or(0),
@@ -196,7 +197,7 @@ impl Negotiator {
         }
         let roles = answered_roles(request, &contexts);
         Ok(Agreement {
-            listed: caller.listed || caller.reporter,
+            listed: admitted.listed || admitted.reporter,
             max_outgoing_pdu: outgoing_pdu_length(request.user.max_length),
             accept: AssociateAccept {
                 echoed: request.echoed.clone(),
@@ -215,13 +216,13 @@ impl Negotiator {
         if self.config.ae_title.contains(&title) { Ok(title) } else { Err(Rejection::CALLED_AE_TITLE) }
     }
 
-    fn admit(&self, standing: Standing, reporter: bool) -> Result<Caller, Rejection> {
+    fn admit(&self, standing: Standing, reporter: bool) -> Result<Admitted, Rejection> {
         let listed = standing == Standing::Known;
         match (self.admission, standing) {
             (_, Standing::WrongAddress) => Err(Rejection::WRONG_ADDRESS),
-            (Admission::Any, _) | (_, Standing::Known) => Ok(Caller { listed, reporter, sender: true }),
+            (Admission::Any, _) | (_, Standing::Known) => Ok(Admitted { listed, reporter, sender: true }),
             (Admission::Known, Standing::Unknown) if reporter => {
-                Ok(Caller { listed, reporter, sender: false })
+                Ok(Admitted { listed, reporter, sender: false })
             }
             (Admission::Known, Standing::Unknown) => Err(Rejection::UNKNOWN_CALLING_AE_TITLE),
         }
@@ -232,12 +233,12 @@ impl Negotiator {
         &self,
         proposed: &ProposedContext,
         roles: &[RoleSelection],
-        caller: &Caller,
+        admitted: &Admitted,
     ) -> Result<Context, u8> {
         const ABSTRACT_SYNTAX_NOT_SUPPORTED: u8 = 3;
         const TRANSFER_SYNTAXES_NOT_SUPPORTED: u8 = 4;
         let service =
-            self.service(&proposed.abstract_syntax, roles, caller).ok_or(ABSTRACT_SYNTAX_NOT_SUPPORTED)?;
+            self.service(&proposed.abstract_syntax, roles, admitted).ok_or(ABSTRACT_SYNTAX_NOT_SUPPORTED)?;
         let transfer_syntax =
             self.choose(service, &proposed.transfer_syntaxes).ok_or(TRANSFER_SYNTAXES_NOT_SUPPORTED)?;
         Ok(Context {
@@ -248,15 +249,20 @@ impl Negotiator {
         })
     }
 
-    fn service(&self, abstract_syntax: &str, roles: &[RoleSelection], caller: &Caller) -> Option<Service> {
-        let sender = |service| caller.sender.then_some(service);
+    fn service(
+        &self,
+        abstract_syntax: &str,
+        roles: &[RoleSelection],
+        admitted: &Admitted,
+    ) -> Option<Service> {
+        let sender = |service| admitted.sender.then_some(service);
         match abstract_syntax {
             VERIFICATION => return Some(Service::Verification),
             PATIENT_ROOT_FIND => return sender(Service::PatientRootFind),
             STUDY_ROOT_FIND => return sender(Service::StudyRootFind),
             STORAGE_COMMITMENT_PUSH_MODEL => {
                 let as_scp = roles.iter().any(|role| role.sop_class_uid == abstract_syntax && role.scp);
-                return (caller.reporter && as_scp).then_some(Service::CommitmentReport);
+                return (admitted.reporter && as_scp).then_some(Service::CommitmentReport);
             }
             _ => {}
         }

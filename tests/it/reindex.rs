@@ -5,13 +5,19 @@ use poem::http::{Method, StatusCode};
 use relaypacs::clock::Millis;
 use relaypacs::config::Config;
 use relaypacs::control::Control;
+use relaypacs::dicom::{Level, Uid};
+use relaypacs::index::{Index, IndexOptions};
+use relaypacs::lifecycle::Stage;
+use relaypacs::query::{Page, Query};
 use relaypacs::spool::{Cursor, Durability, Fact, LogPosition, Spool};
 
-use crate::support::{Instance, TestNode, eventually, instance};
+use crate::support::{DEADLINE, Instance, TestNode, eventually, instance};
 
 /// Enough to fill more than one segment of the log with those that are freed.
 const OBJECTS: usize = 40;
 const FREED: usize = 25;
+/// More than the index takes at once, before it comes to those that say what was freed.
+const OTHER_FACTS: usize = 700;
 
 fn small_segments(config: &mut Config) {
     config.spool.segment_size = 1 << 20;
@@ -27,13 +33,18 @@ async fn node_with_a_study() -> (TestNode, Vec<Instance>) {
     (node, study)
 }
 
+fn uid() -> Uid {
+    Uid::parse("1.2.3").unwrap()
+}
+
 /// Frees the oldest objects and waits until their records are gone from the log, as far as they
 /// fill segments; nothing tells the index.
 async fn free_the_oldest(spool: &Spool) {
     let all_received = spool.durable_position();
     let oldest = spool.entries(None, FREED).await.unwrap();
     let purged = |id| Fact::Purged { entry: id, reason: "test".into(), at: Millis(1) };
-    let facts = oldest.iter().map(|entry| purged(entry.id)).collect();
+    let others = (0..OTHER_FACTS).map(|_| Fact::CommitmentClosed { transaction_uid: uid(), at: Millis(1) });
+    let facts = others.chain(oldest.iter().map(|entry| purged(entry.id))).collect();
     spool.append(facts, Durability::Synced).await.unwrap();
     spool.report_cursor(Cursor::Index, all_received);
     spool.report_cursor(Cursor::Route, spool.durable_position());
@@ -43,6 +54,11 @@ async fn free_the_oldest(spool: &Spool) {
         (first.id > oldest[0].id).then_some(())
     })
     .await;
+}
+
+async fn instances(index: &Index) -> usize {
+    let query = Query { level: Level::Image, keys: vec![], page: Page { limit: 1000, offset: 0 } };
+    index.search(&query).await.unwrap().rows.len()
 }
 
 async fn reindex(control: Control) -> StatusCode {
@@ -80,6 +96,16 @@ async fn without_a_node_the_index_first_learns_what_was_freed_too() {
         .stopped(async |foundation| {
             free_the_oldest(&foundation.spool).await;
             assert_eq!(reindex(foundation.control(None)).await, StatusCode::OK);
+            // Read anew before the restart, which finds what lies in segments not used again yet.
+            let (store, spool) = (foundation.store.clone(), foundation.spool.clone());
+            let stage = Stage::default();
+            let options = IndexOptions::default();
+            let index = Index::start(store, spool, foundation.clock.clone(), options, &stage);
+            eventually("every instance is in the index again", || async {
+                (instances(&index).await == OBJECTS).then_some(())
+            })
+            .await;
+            stage.drain(tokio::time::Instant::now() + DEADLINE).await;
         })
         .await;
     all_are_found(&node, &study).await;
