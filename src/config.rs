@@ -93,6 +93,9 @@ pub struct PeerConfig {
     pub host: Option<String>,
     #[serde(default)]
     pub port: Option<u16>,
+    /// It sends in bulk and can wait: refused for now from `spool.high_watermark` on.
+    #[serde(default)]
+    pub bulk: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -30,11 +30,12 @@ def another(one):
 
 def delivery(node, one):
     (entry,) = (entry for entry in node.lines("spool", "list") if entry["sop_instance_uid"] == one.sop_instance)
-    return entry["deliveries"][0]
+    return next(iter(entry["deliveries"]), None)
 
 
 def stays_and_is_told(node, one):
     """It is not verified, whatever the archive answers; it stays, and a person is told. So after a restart."""
+    wait_until(lambda: delivery(node, one), "it is routed")
     name = delivery(node, one)["destination"]
     for restart in (False, True):
         if restart:

@@ -113,6 +113,18 @@ def test_a_disk_over_the_critical_watermark_is_a700(make_subject):
         assert "PDU 0x3 00020301" in str(refused), "else rejected for now (2/3/1)"
 
 
+@pytest.mark.item(41)
+def test_who_sends_in_bulk_waits_first_when_room_is_short(make_subject):
+    """From the high watermark on: rejected for now (2/3/1), while others are served."""
+    peers = [{"ae_title": "BULK", "bulk": True}, {"ae_title": "CT_1"}]
+    node = make_subject({"spool": {"high_watermark": 0.0001, "critical_watermark": 0.9999}, "dicom": {"peers": peers}})
+    one = instances.instance()
+    with pytest.raises(AssertionError, match="00020301"):
+        clients.store(node, [one], calling="BULK")
+    assert [reply.status for reply in clients.store(node, [one], calling="CT_1")] == [0]
+    assert clients.echo(node) == 0
+
+
 def can_echo(node):
     try:
         return clients.echo(node) == 0

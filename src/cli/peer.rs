@@ -34,6 +34,9 @@ pub struct AddArgs {
     host: Option<String>,
     #[arg(long, requires = "host")]
     port: Option<u16>,
+    /// It sends in bulk and can wait: refused while the disk is over its high watermark
+    #[arg(long)]
+    bulk: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,8 +69,8 @@ pub async fn run(command: PeerCommand, config: &Config) -> anyhow::Result<Exit> 
 
 async fn carry_out(command: PeerCommand, client: &Client) -> anyhow::Result<()> {
     match command {
-        PeerCommand::Add(AddArgs { ae_title, allow, host, port }) => {
-            let peer = PeerConfig { ae_title, allow, host, port };
+        PeerCommand::Add(AddArgs { ae_title, allow, host, port, bulk }) => {
+            let peer = PeerConfig { ae_title, allow, host, port, bulk };
             client.post("/peers", &peer).await?;
             println!("added {}", peer.ae_title);
         }

@@ -189,7 +189,9 @@ impl Control {
             .map(|state| counts.of(name, state))
             .sum::<u64>();
         if open > 0 {
-            return Err(ControlError::refused(format!("{open} objects still wait for {name}")));
+            return Err(ControlError::refused(format!(
+                "{open} deliveries to {name} are open; let them finish, or give them up with `relaypacs destination cancel {name} --all`"
+            )));
         }
         Ok(())
     }

@@ -18,6 +18,11 @@ impl Ingest {
         Ok(())
     }
 
+    /// Whether room is short: over the high watermark, so that senders who can wait should.
+    pub fn is_short(&self) -> bool {
+        self.spool.status().capacity_ratio >= self.spool.options().high_watermark
+    }
+
     /// Storage SOP classes only; what no dictionary lists, as configured.
     pub(super) fn admit_sop_class(&self, sop_class_uid: &Uid) -> Result<(), Refusal> {
         let admitted = match sop_class::kind(sop_class_uid.as_str()) {

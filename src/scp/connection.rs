@@ -108,7 +108,8 @@ impl Connection {
             negotiator.negotiate(request, self.address, peers, |title| forward.may_report(title))?;
         // Echo, search and reports go on while there is no room: reports are what makes room.
         let stores = agreement.contexts.iter().any(|context| context.service == Service::Storage);
-        if stores && ingest.ready().is_err() {
+        let must_wait = || peers.is_bulk(&agreement.calling_ae_title, self.address) && ingest.is_short();
+        if stores && (ingest.ready().is_err() || must_wait()) {
             return Err(Rejection::NOT_READY.into());
         }
         let holder = match agreement.listed {

@@ -77,6 +77,13 @@ struct Peer {
     ae_title: AeTitle,
     /// Empty: anywhere.
     allow: Vec<Network>,
+    bulk: bool,
+}
+
+impl Peer {
+    fn may_come_from(&self, address: IpAddr) -> bool {
+        self.allow.is_empty() || self.allow.iter().any(|network| network.contains(address))
+    }
 }
 
 /// Cheap to clone; every clone sees a replacement at once.
@@ -98,7 +105,7 @@ impl PeerTable {
             .iter()
             .map(|peer| {
                 let allow = peer.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
-                Ok(Peer { ae_title: peer.ae_title.clone(), allow })
+                Ok(Peer { ae_title: peer.ae_title.clone(), allow, bulk: peer.bulk })
             })
             .collect::<Result<Vec<_>, InvalidNetwork>>()?;
         *self.peers.write() = Arc::new(parsed);
@@ -110,12 +117,18 @@ impl PeerTable {
         let peers = self.peers.read().clone();
         let mut standing = Standing::Unknown;
         for peer in peers.iter().filter(|peer| peer.ae_title == *ae_title) {
-            if peer.allow.is_empty() || peer.allow.iter().any(|network| network.contains(address)) {
+            if peer.may_come_from(address) {
                 return Standing::Known;
             }
             standing = Standing::WrongAddress;
         }
         standing
+    }
+
+    /// Whether it sends in bulk and can wait.
+    pub fn is_bulk(&self, ae_title: &AeTitle, address: IpAddr) -> bool {
+        let peers = self.peers.read().clone();
+        peers.iter().any(|peer| peer.bulk && peer.ae_title == *ae_title && peer.may_come_from(address))
     }
 }
 
@@ -129,6 +142,7 @@ mod tests {
             allow: allow.iter().map(|text| text.to_string()).collect(),
             host: None,
             port: None,
+            bulk: false,
         }
     }
 
