@@ -1,5 +1,5 @@
-//! How the node stops. The first SIGTERM or SIGINT begins a drain, a second one aborts; a failed
-//! disk stops at once. [`crate::node`] owns one [`Stage`] per part and drains them in flow order;
+//! How the node stops. The first SIGTERM, SIGINT or SIGHUP begins a drain, a second one aborts;
+//! a failed disk stops at once. [`crate::node`] owns one [`Stage`] per part and drains them in flow order;
 //! parts get only their [`Shutdown`].
 
 use std::future::Future;
@@ -125,6 +125,8 @@ impl Lifecycle {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // A terminal that was closed. The configuration is read at the start only.
+        let mut hangup = signal(SignalKind::hangup())?;
         let lifecycle = self.clone();
         tokio::spawn(async move {
             let mut seen = 0;
@@ -132,6 +134,7 @@ impl Lifecycle {
                 let received = tokio::select! {
                     signal = terminate.recv() => signal,
                     signal = interrupt.recv() => signal,
+                    signal = hangup.recv() => signal,
                 };
                 if received.is_none() {
                     return;

@@ -12,9 +12,11 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
+mod folder_lock;
 mod foundation;
 mod observe;
 
+pub use folder_lock::{FolderInUse, FolderLock};
 pub use foundation::{Foundation, open_store};
 
 use crate::clock::{Clock, SystemClock};

@@ -327,3 +327,12 @@ def test_a_megabyte_of_wildcards_is_refused(subject):
         (reply,) = association.find(1, STUDY_ROOT, keys)
         assert reply.status == 0xA900
         assert reply.command["CommandDataSetType"] == pdu.NO_DATA_SET
+
+
+def test_a_value_of_control_characters_is_no_universal_key(subject):
+    """PS3.5 §6.2: only UIDs are padded with NUL. A status, or nothing; never everybody."""
+    identifier = query("STUDY", StudyInstanceUID=None)
+    for value in (b"\0\0", b"*\0\0\x07"):
+        identifier.add_new(0x00100010, "UN", value)
+        answers = find(subject, identifier)
+        assert [answer for status, answer in answers if status in (0xFF00, 0xFF01)] == [], value

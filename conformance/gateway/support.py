@@ -39,3 +39,21 @@ def send(node, count=5, **given):
     many = instances.study(count, **given)
     clients.store_all(node, many)
     return many
+
+
+def files_of(node):
+    return [path for path in (node.folder / "data").rglob("*") if path.is_file()]
+
+
+def flip_a_bit(node, one):
+    """In the object's pixel data, wherever the node keeps it."""
+    for path in files_of(node):
+        at = path.read_bytes().find(one.data_set)
+        if at >= 0:
+            with path.open("r+b") as file:
+                file.seek(at + len(one.data_set) - 9)
+                byte = file.read(1)[0]
+                file.seek(-1, 1)
+                file.write(bytes([byte ^ 1]))
+            return
+    raise AssertionError("the object's bytes are in no file")

@@ -175,6 +175,54 @@ def test_healthcheck_tells_by_its_exit_code(make_subject):
     assert node.run("healthcheck", check=False).returncode == 1
 
 
+def test_a_second_node_on_a_data_folder_is_refused_wherever_its_spool_is(make_subject):
+    node = make_subject()
+    one = instances.instance()
+    clients.store_all(node, [one])
+    elsewhere = os.environ | {
+        "RELAYPACS__SPOOL__DIR": str(node.folder / "elsewhere"),
+        "RELAYPACS__DICOM__LISTEN": "127.0.0.1:0",
+        "RELAYPACS__HTTP__LISTEN": "127.0.0.1:0",
+    }
+    second = node.run("serve", check=False, env=elsewhere)
+    assert second.returncode == 1 and "node.data_dir" in second.stderr
+    assert not (node.folder / "elsewhere").exists()
+    clients.indexed(node, [one])
+    assert node.run("healthcheck").returncode == 0
+
+
+def test_a_node_whose_socket_was_removed_is_not_said_not_to_run(make_subject):
+    node = make_subject()
+    (socket,) = (node.folder / "data").rglob("control.sock")
+    socket.unlink()
+    for command in (["healthcheck"], ["key", "list"]):
+        done = node.run(*command, check=False)
+        assert done.returncode == 1 and "control.sock" in done.stderr and "no node runs" not in done.stderr
+
+
+@pytest.mark.sql
+def test_no_table_is_taken_from_a_running_node(make_subject):
+    node = make_subject()
+    refused = node.run("migrate", "down", "--to", "0", check=False)
+    assert refused.returncode == 1 and "stop it" in refused.stderr
+    assert node.run("migrate", "status").returncode == 0
+    one = instances.instance()
+    clients.store_all(node, [one])
+    clients.indexed(node, [one])
+
+
+@pytest.mark.parametrize("version", ["99", "-1", "yesterday"])
+def test_migrating_to_a_version_that_does_not_exist_is_wrong_usage(make_subject, version):
+    done = make_subject(start=False).run("migrate", "down", f"--to={version}", check=False)
+    assert done.returncode == USAGE and "there are 0, 1" in done.stderr
+
+
+def test_a_cause_is_said_once(make_subject):
+    node = make_subject(start=False)
+    done = node.run("echo", f"NOBODY@127.0.0.1:{free_port()}", check=False)
+    assert done.returncode == 1 and done.stderr.count("refused") == 1, done.stderr
+
+
 @pytest.mark.sql
 def test_migrations_go_up_and_down(make_subject):
     node = make_subject(start=False)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import threading
 
@@ -49,6 +50,23 @@ def test_a_stop_ends_within_the_drain_time_with_exit_code_0(make_subject):
     with association:
         assert node.stop(15) == 0, node.log_tail()
         assert association.closed_within(2)
+
+
+def test_a_stop_does_not_wait_for_an_association_that_asks_for_nothing(make_subject):
+    node = make_subject({"limits": {"drain": "60s"}})
+    association, _ = clients.associate(node, send(node, 1))
+    with association:
+        assert node.stop(15) == 0, node.log_tail()
+        assert association.closed_within(2)
+
+
+def test_a_hangup_stops_as_sigterm_does(make_subject):
+    node = make_subject()
+    many = send(node, 3)
+    node.process.send_signal(signal.SIGHUP)
+    assert node.process.wait(20) == 0, node.log_tail()
+    node.start()
+    everything_is_there(node, many)
 
 
 def test_a_stop_lets_the_current_object_in(make_subject):

@@ -1,10 +1,13 @@
 """`relaypacs spool`: what is held, whether it is whole, and out of it as files."""
 
+import json
+
 import pytest
 from pydicom import dcmread
 
 import clients
 import instances
+from gateway.support import flip_a_bit
 from instances import sha256, split_part10
 
 pytestmark = pytest.mark.relaypacs
@@ -58,6 +61,26 @@ def test_export_writes_part_10_files(subject, many, tmp_path):
         assert dcmread(path).file_meta.MediaStorageSOPInstanceUID == meta[3].rstrip(b"\0").decode()
         assert "/" not in path.name and ".." not in path.name
     assert files == {one.sop_instance: one.sha256 for one in many}
+
+
+@pytest.mark.parametrize("size", [20_000, 600_000], ids=["in-the-log", "in-a-file"])
+@pytest.mark.parametrize("running", [True, False], ids=["asked-of-the-node", "without-a-node"])
+def test_export_writes_every_intact_object_and_lists_the_damaged_one(make_subject, tmp_path, size, running):
+    node = make_subject({"spool": {"inline_limit": "256 KiB"}})
+    before, bad, after = instances.study(2), instances.instance(pixel_bytes=size), instances.study(3)
+    clients.store_all(node, [*before, bad, *after])
+    node.stop()
+    flip_a_bit(node, bad)
+    if running:
+        node.start()
+    done = node.run("spool", "export", tmp_path / "out", "--json", check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1, done.stderr
+    assert [line["sop_instance_uid"] for line in lines if "damaged" in line] == [bad.sop_instance]
+    written = {sha256(split_part10(path.read_bytes())[1]) for path in (tmp_path / "out").iterdir()}
+    assert written == {one.sha256 for one in before + after}
+    said = node.run("spool", "export", tmp_path / "again", check=False).stdout
+    assert bad.sop_instance in said and "SHA-256" in said
 
 
 def test_export_does_not_write_into_a_folder_that_is_in_use(subject, many, tmp_path):

@@ -310,6 +310,37 @@ def ambiguous(node, lines):
         return status
 
 
+@TABLE.case(
+    "C81",
+    "a request that names no host, or two",
+    {400},
+    none="",
+    two="Host: node\r\nHost: other\r\n",
+)
+def hosts(node, lines):
+    with connect(node) as connection:
+        request = f"GET {STUDIES} HTTP/1.1\r\nAuthorization: Bearer {node.key}\r\n{lines}\r\n"
+        connection.sendall(request.encode())
+        return status_line(connection)
+
+
+@TABLE.case("C82", "a search for a control character", {400}, nul="%00", star="*%00", escape="%1B", line="%0A")
+def control_characters(node, value):
+    return search(node, f"/studies?PatientName={value}").status_code
+
+
+@TABLE.case("C83", "a client that ends its side after a whole request", {200}, get=None, stow=instance)
+def half_closed(node, make):
+    request = head(node) + b"\r\n"
+    if make:
+        body, content_type = multipart([make().part10])
+        request = head(node, "POST", Content_Type=content_type, Content_Length=len(body)) + b"\r\n" + body
+    with connect(node) as connection:
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        return status_line(connection)
+
+
 def frame(kind, flags, stream, payload=b""):
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + struct.pack(">I", stream) + payload
 

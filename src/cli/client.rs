@@ -17,7 +17,7 @@ use super::Failure;
 use crate::config::Config;
 use crate::control::{self, ErrorBody};
 use crate::lifecycle::Exit;
-use crate::node::Foundation;
+use crate::node::{FolderInUse, Foundation};
 
 /// Only to find out whether a node listens; what it then does may take as long as it takes.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -46,7 +46,10 @@ impl Client {
         if let Some(node) = Self::of_running_node(config).await {
             return Ok(node);
         }
-        let foundation = Foundation::open(config.clone()).await?;
+        let foundation = match Foundation::open(config.clone()).await {
+            Err(error) if error.is::<FolderInUse>() => return Err(silent_node(config).into()),
+            opened => opened?,
+        };
         let routes = control::routes(foundation.control(None)).boxed();
         Ok(Client::Folder { routes, foundation: Box::new(foundation) })
     }
@@ -71,8 +74,22 @@ impl Client {
         self.ask(Method::POST, path, Some(serde_json::to_vec(body)?)).await
     }
 
+    /// As [`Client::get`]; inside, what the node answers when it can't give this: `Ok(None)` when it
+    /// has no such thing.
+    pub async fn find(&self, path: &str) -> anyhow::Result<anyhow::Result<Option<Answer>>> {
+        let answer = self.exchange(Method::GET, path, None).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(Ok(None));
+        }
+        Ok(answer.or_failure().await.map(Some))
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Answer> {
-        let answer = match self {
+        self.exchange(method, path, body).await?.or_failure().await
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Answer> {
+        Ok(match self {
             Client::Node(client) => {
                 let mut request = client.request(method, format!("http://localhost{path}"));
                 if let Some(body) = body {
@@ -93,8 +110,7 @@ impl Client {
                 let stream = response.into_body().into_bytes_stream();
                 Answer { status, body: Box::pin(stream.map(|chunk| Ok(chunk?))) }
             }
-        };
-        answer.or_failure().await
+        })
     }
 
     async fn close(self) {
@@ -102,6 +118,18 @@ impl Client {
             foundation.close().await;
         }
     }
+}
+
+/// Some process uses the data folder, and none answers.
+pub(super) fn silent_node(config: &Config) -> Failure {
+    let (dir, socket) = (&config.node.data_dir, control::socket::path(&config.node.data_dir));
+    let message = format!(
+        "a process uses {}, but nothing answers on {}: it starts, stops or is another command, so try again; \
+         or the socket was removed: then restart the node",
+        dir.display(),
+        socket.display()
+    );
+    Failure { message, exit: Exit::Failed }
 }
 
 /// A path segment that may hold anything.
@@ -170,18 +198,25 @@ impl Answer {
         Ok(items)
     }
 
-    /// Writes the body to a new file; returns its length.
-    pub async fn save(mut self, path: &std::path::Path) -> anyhow::Result<u64> {
+    /// Writes the body to a new file and returns its length; inside, the error of a body that did
+    /// not come whole, of which no file is left.
+    pub async fn save(mut self, path: &std::path::Path) -> std::io::Result<anyhow::Result<u64>> {
         use tokio::io::AsyncWriteExt;
         let mut file = tokio::fs::File::options().write(true).create_new(true).open(path).await?;
         let mut length = 0;
         while let Some(chunk) = self.body.next().await {
-            let chunk = chunk?;
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => {
+                    tokio::fs::remove_file(path).await?;
+                    return Ok(Err(error));
+                }
+            };
             length += chunk.len() as u64;
             file.write_all(&chunk).await?;
         }
         file.sync_all().await?;
-        Ok(length)
+        Ok(Ok(length))
     }
 }
 

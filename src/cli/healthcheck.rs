@@ -1,12 +1,16 @@
 //! `relaypacs healthcheck`: an exit code for containers. Asks the running node only.
 
-use crate::cli::client::Client;
+use crate::cli::client::{Client, silent_node};
 use crate::config::Config;
 use crate::control::Readiness;
 use crate::lifecycle::Exit;
+use crate::node::FolderLock;
 
 pub async fn run(config: &Config) -> anyhow::Result<Exit> {
     let Some(client) = Client::of_running_node(config).await else {
+        if FolderLock::is_held(&config.node.data_dir) {
+            return Err(silent_node(config).into());
+        }
         anyhow::bail!("no node runs on {}", config.node.data_dir.display());
     };
     let readiness: Readiness = client.get("/health").await?.json().await?;

@@ -1,12 +1,13 @@
 //! `relaypacs migrate`: the tables of the database. It works on the database alone, not on the
-//! spool; a running node keeps its connections, so stop it before going down.
+//! spool. A running node needs its tables, so none may run on the data folder while they go.
 
 use clap::Subcommand;
 
 use super::output::{self, Row};
 use crate::config::Config;
 use crate::lifecycle::Exit;
-use crate::store::MigrationStatus;
+use crate::node::FolderLock;
+use crate::store::{MigrationStatus, Store};
 
 #[derive(Subcommand)]
 pub enum MigrateCommand {
@@ -15,7 +16,7 @@ pub enum MigrateCommand {
     /// Take back every step above VERSION
     Down {
         /// 0 takes back all of them, with what the tables hold
-        #[arg(long, value_name = "VERSION")]
+        #[arg(long, value_name = "VERSION", value_parser = version)]
         to: i64,
     },
     /// Show every step and whether it is applied
@@ -34,7 +35,22 @@ impl Row for MigrationStatus {
     }
 }
 
+/// 0, or a step that this program knows.
+fn version(text: &str) -> Result<i64, String> {
+    let known: Vec<i64> = std::iter::once(0).chain(Store::migration_versions()).collect();
+    let version = text.parse().ok().filter(|version| known.contains(version));
+    version.ok_or_else(|| {
+        let known: Vec<String> = known.iter().map(i64::to_string).collect();
+        format!("there is no such version; there are {}", known.join(", "))
+    })
+}
+
 pub async fn run(command: MigrateCommand, config: &Config) -> anyhow::Result<Exit> {
+    // PostgreSQL's tables too: they are this node's.
+    let _lock = match command {
+        MigrateCommand::Down { .. } => Some(FolderLock::take(&config.node.data_dir).await?),
+        _ => None,
+    };
     let store = crate::node::open_store(config).await?;
     match command {
         MigrateCommand::Up => store.migrate_up().await?,

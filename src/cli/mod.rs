@@ -86,7 +86,7 @@ pub fn main() -> ExitCode {
     {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("relaypacs: {error:#}");
+            eprintln!("relaypacs: {}", sentence(&error));
             exit_of(&error)
         }
     };
@@ -120,6 +120,19 @@ fn run(command: Command, config: Config) -> anyhow::Result<Exit> {
             Command::Find(args) => find::run(args, &config).await,
         }
     })
+}
+
+/// The error and its causes, each said once: many quote their cause themselves.
+pub(crate) fn sentence(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
 }
 
 /// A failure that knows its exit code.
@@ -165,6 +178,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_cause_is_said_once() {
+        use anyhow::Context;
+        let source = || std::io::Error::other("denied");
+        let quoted = SpoolError::Io { path: "spool".into(), source: source() };
+        assert_eq!(sentence(&quoted.into()), "spool spool: denied");
+        let wrapped = Err::<(), _>(source()).context("opening").unwrap_err();
+        assert_eq!(sentence(&wrapped), "opening: denied");
     }
 
     #[test]

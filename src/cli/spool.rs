@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::output::{self, Row};
+use super::sentence;
 use crate::config::Config;
 use crate::control::{EntryLine, VerifyLine};
 use crate::lifecycle::Exit;
@@ -33,7 +34,8 @@ pub enum SpoolCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Write every object as a Part 10 file into an empty or new folder
+    /// Write every intact object as a Part 10 file into an empty or new folder; exits with 1 when
+    /// one is damaged
     Export {
         dir: PathBuf,
         /// One JSON object a line
@@ -145,21 +147,52 @@ async fn export(client: &Client, dir: &Path, json: bool) -> anyhow::Result<Exit>
             Ok(())
         })
         .await?;
-    let mut written = 0;
+    let (mut written, mut damaged) = (0, 0);
     for (entry, sop_instance_uid) in entries {
         // Named by us: a UID comes from a peer.
         let file = dir.join(format!("{:010}.dcm", entry.0));
-        let answer = client.get(&format!("/spool/entries/{entry}/content")).await?;
-        let bytes = answer.save(&file).await.with_context(|| file.display().to_string())?;
-        written += 1;
+        let line = match export_one(client, entry, &file).await? {
+            Exported::Written(bytes) => {
+                written += 1;
+                serde_json::json!({
+                    "entry": entry, "sop_instance_uid": sop_instance_uid, "file": file, "bytes": bytes
+                })
+            }
+            Exported::Freed => continue,
+            Exported::Damaged(why) => {
+                damaged += 1;
+                if !json {
+                    println!("not written: {why} (SOP Instance UID {sop_instance_uid})");
+                }
+                serde_json::json!({ "damaged": entry, "sop_instance_uid": sop_instance_uid, "detail": why })
+            }
+        };
         if json {
-            output::json_line(&serde_json::json!({
-                "entry": entry, "sop_instance_uid": sop_instance_uid, "file": file, "bytes": bytes
-            }))?;
+            output::json_line(&line)?;
         }
     }
     if !json {
-        println!("wrote {written} files to {}", dir.display());
+        println!("wrote {written} files to {}, {damaged} objects are damaged", dir.display());
     }
-    Ok(Exit::Done)
+    Ok(if damaged == 0 { Exit::Done } else { Exit::Failed })
+}
+
+enum Exported {
+    Written(u64),
+    /// Freed since it was listed.
+    Freed,
+    Damaged(String),
+}
+
+/// Only a node that is gone, or our own disk, ends an export.
+async fn export_one(client: &Client, entry: EntryId, file: &Path) -> anyhow::Result<Exported> {
+    let answer = match client.find(&format!("/spool/entries/{entry}/content")).await? {
+        Ok(Some(answer)) => answer,
+        Ok(None) => return Ok(Exported::Freed),
+        Err(why) => return Ok(Exported::Damaged(sentence(&why))),
+    };
+    Ok(match answer.save(file).await.with_context(|| file.display().to_string())? {
+        Ok(bytes) => Exported::Written(bytes),
+        Err(why) => Exported::Damaged(format!("entry {entry} can't be read: {}", sentence(&why))),
+    })
 }

@@ -110,10 +110,15 @@ pub async fn list(Data(control): Data<&Control>) -> Answer {
     Ok(streamed(entries(control.spool.clone()).map(|state| Ok(EntryLine::of(state?)))))
 }
 
-/// The Part 10 file.
+/// The Part 10 file, once all of it was found intact.
 #[handler]
 pub async fn content(Data(control): Data<&Control>, Path(id): Path<u64>) -> Answer {
-    let reader = control.spool.open(EntryId(id)).await?;
+    let id = EntryId(id);
+    let reader = match check(&control.spool, id).await? {
+        Check::Intact(reader) => reader,
+        Check::Freed => return Err(SpoolError::Freed(id).into()),
+        Check::Damaged(detail) => return Err(SpoolError::Damaged { id, detail }.into()),
+    };
     let chunks = stream::try_unfold((reader, 0), |(reader, offset): (ObjectReader, u64)| async move {
         let chunk: Bytes = reader.read_at(offset, CHUNK).await.map_err(std::io::Error::other)?;
         if chunk.is_empty() {
@@ -150,7 +155,7 @@ pub async fn verify(Data(control): Data<&Control>) -> Answer {
                 continue;
             };
             match check(&walk.spool, state.id).await? {
-                Check::Intact => walk.sum = Some((verified + 1, damaged, bytes + state.size)),
+                Check::Intact(_) => walk.sum = Some((verified + 1, damaged, bytes + state.size)),
                 Check::Freed => {}
                 Check::Damaged(detail) => {
                     walk.sum = Some((verified, damaged + 1, bytes));
@@ -163,7 +168,7 @@ pub async fn verify(Data(control): Data<&Control>) -> Answer {
 }
 
 enum Check {
-    Intact,
+    Intact(ObjectReader),
     /// Freed since it was listed.
     Freed,
     Damaged(String),
@@ -176,10 +181,11 @@ async fn check(spool: &Spool, id: EntryId) -> Result<Check, ControlError> {
         Err(SpoolError::Damaged { detail, .. }) => return Ok(Check::Damaged(detail)),
         Err(error) => return Err(error.into()),
     };
-    match tokio::task::spawn_blocking(move || reader.is_intact()).await {
-        Ok(Ok(true)) => Ok(Check::Intact),
-        Ok(Ok(false)) => Ok(Check::Damaged("its SHA-256 differs".to_owned())),
-        Ok(Err(error)) => Ok(Check::Damaged(error.to_string())),
+    match tokio::task::spawn_blocking(move || (reader.is_intact(), reader)).await {
+        Ok((Ok(true), reader)) => Ok(Check::Intact(reader)),
+        Ok((Ok(false), _)) => Ok(Check::Damaged("its SHA-256 differs".to_owned())),
+        Ok((Err(SpoolError::Damaged { detail, .. }), _)) => Ok(Check::Damaged(detail)),
+        Ok((Err(error), _)) => Ok(Check::Damaged(error.to_string())),
         Err(error) => Err(ControlError::failed(error)),
     }
 }

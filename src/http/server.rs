@@ -12,7 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use poem::http::uri::Scheme;
-use poem::http::{HeaderValue, header};
+use poem::http::{HeaderValue, Version, header};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Route};
 use tokio::net::{TcpListener, TcpStream};
@@ -111,12 +111,15 @@ impl Door {
             let (door, activity) = (self.clone(), activity.clone());
             move |request: hyper::Request<Incoming>| {
                 let (door, busy) = (door.clone(), activity.begin());
-                let is_ambiguous = activity.heads.take_ambiguous();
+                let refusal = match activity.heads.take_ambiguous() {
+                    true => Some(ambiguous_length()),
+                    false => names_no_host(&request).then(no_host),
+                };
                 async move {
                     let addresses = (LocalAddr(Addr::from(local)), RemoteAddr(Addr::from(peer)));
-                    let response = match is_ambiguous {
-                        true => ambiguous_length().into(),
-                        false => door.answer(request, addresses).await,
+                    let response = match refusal {
+                        Some(refusal) => refusal.into(),
+                        None => door.answer(request, addresses).await,
                     };
                     Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
                 }
@@ -162,6 +165,8 @@ impl Door {
         builder
             .http1()
             .timer(TokioTimer::new())
+            // Who has sent a whole request may end its side and wait for the answer (RFC 9112 §9.6).
+            .half_close(true)
             .header_read_timeout(self.state.limits.http_headers)
             .max_buf_size(BUFFER);
         builder
@@ -174,6 +179,16 @@ impl Door {
             .max_send_buf_size(BUFFER);
         builder
     }
+}
+
+/// RFC 9112 §3.2: exactly one, in HTTP/1.1.
+fn names_no_host(request: &hyper::Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11 && request.headers().get_all(header::HOST).iter().count() != 1
+}
+
+fn no_host() -> poem::Response {
+    let error = ApiError::bad_request("NO_HOST", "The request has no Host header, or more than one.");
+    error.with(header::CONNECTION, HeaderValue::from_static("close")).into_response(&trace_id())
 }
 
 /// See [`super::head_watch`].

@@ -1,14 +1,14 @@
-//! What is on disk: the spool, the database and what is kept in it. Opening it takes the spool's
-//! lock, so that a node and a command, or two nodes, never work on one data folder.
+//! What is on disk: the spool, the database and what is kept in it. Opening it takes the lock of the
+//! data folder and then the spool's, so that a node and a command, or two nodes, never work on one
+//! of them, wherever they are.
 
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::time::Instant;
 
+use super::folder_lock::FolderLock;
 use crate::auth::Keys;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, SpoolDurability, secret};
@@ -34,6 +34,7 @@ pub struct Foundation {
     pub routing: Routing,
     /// What is made up for later.
     background: Stage,
+    _lock: FolderLock,
 }
 
 impl Foundation {
@@ -42,13 +43,13 @@ impl Foundation {
     }
 
     pub async fn open_with_clock(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Foundation> {
-        make_private_dir(&config.node.data_dir)?;
+        let lock = FolderLock::take(&config.node.data_dir).await?;
         let spool = open_spool(&config, clock.clone()).await?;
         let store = open_store(&config).await?;
         let keys = Keys::new(KeyRows::new(store.clone()), clock.clone());
         let routing = Routing::new(store.clone(), config.node.data_dir.join("routing.json"));
         let (config, background) = (Arc::new(config), Stage::default());
-        let foundation = Foundation { config, clock, store, spool, keys, routing, background };
+        let foundation = Foundation { config, clock, store, spool, keys, routing, background, _lock: lock };
         foundation.prepare_tables().await?;
         Ok(foundation)
     }
@@ -115,13 +116,6 @@ impl Foundation {
             tracing::error!("the spool did not close in good order; the next start replays its log");
         }
     }
-}
-
-/// Everything that the node keeps is for its own user only.
-fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| ConfigError::new(format!("node.data_dir: {}: {error}", dir.display())).into())
 }
 
 async fn open_spool(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Spool> {

@@ -38,7 +38,11 @@ impl Matching {
         if value.len() > LONGEST_VALUE {
             return Err("the value is longer than 64 KiB");
         }
-        let value = value.trim_end_matches([' ', '\0']);
+        // Else NUL alone would be padding, and what is left a key that everybody matches.
+        if value.chars().any(|c| c.is_control() && !may_hold(vr, c)) {
+            return Err("the value has a control character");
+        }
+        let value = value.trim_end_matches(' ');
         let value = if keeps_leading_spaces(vr) { value } else { value.trim_start_matches(' ') };
         if value.bytes().all(|byte| byte == b'*') {
             return Ok(Matching::Universal);
@@ -92,6 +96,11 @@ fn has_several_values(vr: VR) -> bool {
     !matches!(vr, VR::LT | VR::ST | VR::UT | VR::UR)
 }
 
+/// PS3.5 §6.1.3, §6.2: lines and tabs are for text.
+fn may_hold(vr: VR, control: char) -> bool {
+    matches!(vr, VR::LT | VR::ST | VR::UT) && matches!(control, '\t' | '\n' | '\u{C}' | '\r')
+}
+
 fn keeps_leading_spaces(vr: VR) -> bool {
     matches!(vr, VR::LT | VR::ST | VR::UT | VR::UR | VR::UC)
 }
@@ -101,7 +110,7 @@ fn parse_uid(value: &str) -> Result<String, &'static str> {
 }
 
 fn parse_list(vr: VR, value: &str) -> Result<Matching, &'static str> {
-    let values = value.split('\\').map(|value| value.trim_matches([' ', '\0']));
+    let values = value.split('\\').map(|value| value.trim_matches(' '));
     let values = values.filter(|value| !value.is_empty());
     let mut list: Vec<String> = match vr {
         VR::UI => values.map(parse_uid).collect::<Result<_, _>>()?,

@@ -2,6 +2,9 @@
 //! The handshake before it is [`super::connection`]'s.
 
 use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
 
 use crate::dicom::AeTitle;
 use crate::dicom::status::Status;
@@ -13,6 +16,10 @@ use crate::telemetry::metrics;
 
 use super::negotiation::Context;
 use super::{ScpContext, commitment, echo, find, store};
+
+/// A node that stops waits so long for the next message of an association: a sender's pause between
+/// two objects is shorter.
+const STOPPING_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Who is at the other end.
 #[derive(Debug, Clone)]
@@ -39,6 +46,8 @@ impl Caller {
 pub enum End {
     Released,
     Aborted,
+    /// The node is stopping, and the peer asked for nothing for a while.
+    Idle,
 }
 
 /// One association, for its services.
@@ -52,10 +61,18 @@ pub struct Association {
 }
 
 impl Association {
-    /// Serves until the peer releases or aborts.
-    pub async fn serve(&mut self) -> Result<End, PduError> {
+    /// Serves until the peer releases or aborts, or is idle once `stopping`.
+    pub async fn serve(&mut self, stopping: &CancellationToken) -> Result<End, PduError> {
         loop {
-            match self.messages.next().await? {
+            let idle = async {
+                stopping.cancelled().await;
+                tokio::time::sleep(STOPPING_PATIENCE).await;
+            };
+            let received = tokio::select! {
+                received = self.messages.next() => received?,
+                () = idle => return Ok(End::Idle),
+            };
+            match received {
                 Received::ReleaseRequested => return Ok(End::Released),
                 Received::Aborted => return Ok(End::Aborted),
                 Received::Command { presentation_context_id, command } => {

@@ -2,6 +2,7 @@
 //! association. Every end is counted and logged here, once, with what to do about it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -16,6 +17,9 @@ use super::ScpContext;
 use super::association::{Association, Caller, End};
 use super::gate::{Full, Holder, Place};
 use super::negotiation::{Agreement, Refused, Rejection, Service};
+
+/// How long a node that stops waits for a peer to close after its A-ABORT, in place of ARTIM.
+const STOPPING_CLOSE: Duration = Duration::from_secs(1);
 
 /// A connection that was accepted.
 pub struct Connection {
@@ -156,7 +160,7 @@ impl Connection {
             objects: 0,
         };
         let end = tokio::select! {
-            end = association.serve() => Some(end),
+            end = association.serve(&self.shutdown.soft) => Some(end),
             () = self.shutdown.hard.cancelled() => None,
         };
         self.finish(association, end).await;
@@ -170,7 +174,9 @@ impl Connection {
                 ("aborted", "the peer aborted".to_owned(), "see the peer's log")
             }
             Some(Err(error)) => ("failed", error.to_string(), advice(error)),
-            None => ("aborted", "this node is stopping".to_owned(), "the peer may try again"),
+            Some(Ok(End::Idle)) | None => {
+                ("aborted", "this node is stopping".to_owned(), "the peer may try again")
+            }
         };
         let peer = &association.peer;
         metrics::association_ended(&peer.label, result);
@@ -198,8 +204,11 @@ impl Connection {
                 Err(error) => error.abort_reason(),
             },
             Some(Err(error)) => error.abort_reason(),
-            // Our stop is the service user's, not the protocol machine's.
-            None => Some(AbortReason::SERVICE_USER),
+            // Our stop is the service user's, not the protocol machine's; it waits for no one long.
+            Some(Ok(End::Idle)) | None => {
+                messages.pdus().set_close_limit(STOPPING_CLOSE);
+                Some(AbortReason::SERVICE_USER)
+            }
         };
         if let Some(reason) = abort {
             messages.pdus().abort(reason).await;

@@ -116,7 +116,11 @@ impl Raw {
         let value = match value::binary_numbers(vr, &self.value, self.byte_order) {
             Some(numbers) => numbers.join("\\"),
             None if value::is_binary(vr) => String::new(),
-            None => value::text(vr, &self.value, charset),
+            None => match value::text(vr, &self.value, charset) {
+                // Only UIDs are padded with NUL (PS3.5 §6.2); elsewhere it is no empty value.
+                text if text.is_empty() && vr != VR::UI && self.value.contains(&0) => "\0".to_owned(),
+                text => text,
+            },
         };
         RequestedKey { tag: self.tag, vr, value }
     }

@@ -21,7 +21,7 @@ pub struct Scp;
 impl Scp {
     /// Serves associations; returns when it was told to stop and the last one has ended. At `soft`
     /// it accepts no more; an acceptor can't release (PS3.8 §7.2), so what is established goes on
-    /// until its peer releases it, and is aborted at `hard`.
+    /// until its peer releases it or asks for nothing more for a while, and is aborted at `hard`.
     pub async fn serve(listener: TcpListener, context: ScpContext, shutdown: Shutdown) {
         let connections = TaskTracker::new();
         loop {

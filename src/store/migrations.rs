@@ -39,6 +39,11 @@ impl Store {
         MIGRATOR.undo(&self.inner.writer, target).await.map_err(migration_error)
     }
 
+    /// The versions that this program knows, oldest first.
+    pub fn migration_versions() -> impl Iterator<Item = i64> {
+        MIGRATOR.iter().filter(|step| step.migration_type.is_up_migration()).map(|step| step.version)
+    }
+
     /// Every step that this program knows, oldest first.
     pub async fn migration_status(&self) -> Result<Vec<MigrationStatus>, StoreError> {
         let mut connection = self.inner.writer.acquire().await?;

@@ -11,8 +11,12 @@ use crate::config::{LogFormat, TelemetryConfig};
 pub fn start(config: &TelemetryConfig) {
     // Validated with the configuration.
     let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(OneLineEach::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(OneLineEach::stderr)
+        // Told on the same standard error, which may be that of a terminal that was closed: a panic.
+        .log_internal_errors(false);
     let _ = match config.log {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         LogFormat::Pretty => builder.try_init(),

@@ -48,12 +48,12 @@ fn a_secret_that_others_can_read_stops_the_start_without_being_shown() {
 }
 
 #[test]
-fn a_second_process_on_one_spool_is_refused_by_its_lock() {
+fn a_second_process_on_one_data_folder_is_refused_by_its_lock() {
     let binary = Binary::new();
     let _node = binary.serve();
     let (code, error) = binary.fails(&["serve"]);
     assert_eq!(code, 1);
-    assert!(error.contains("another process holds the spool"), "{error}");
+    assert!(error.contains("another process uses the data folder"), "{error}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ fn matches(vr: VR, key: &str, stored: &str) -> bool {
 #[test]
 fn empty_values_and_asterisks_match_everything() {
     for vr in [VR::LO, VR::PN, VR::UI, VR::DA, VR::TM, VR::DT, VR::IS, VR::US, VR::CS] {
-        for value in ["", "  ", "*", "**", "\0"] {
+        for value in ["", "  ", "*", "**"] {
             assert_eq!(parse(vr, value), Matching::Universal, "{vr} {value:?}");
         }
         assert!(matches(vr, "", ""));
@@ -76,7 +76,7 @@ fn wildcards_are_characters_where_the_standard_has_none() {
 
 #[test]
 fn a_uid_matches_by_a_list() {
-    assert_eq!(parse(VR::UI, "1.2\\1.3\0"), Matching::List(vec!["1.2".to_owned(), "1.3".to_owned()]));
+    assert_eq!(parse(VR::UI, "1.2\\1.3"), Matching::List(vec!["1.2".to_owned(), "1.3".to_owned()]));
     assert_eq!(parse(VR::UI, "1.2\\"), Matching::Single("1.2".to_owned()));
     assert!(matches(VR::UI, "1.2\\1.3", "1.3"));
     assert!(!matches(VR::UI, "1.2\\1.3", "1.33"));
@@ -138,4 +138,13 @@ fn a_pattern_made_to_backtrack_costs_little() {
     let started = std::time::Instant::now();
     assert!(!matches(VR::LO, &pattern, &"a".repeat(64 << 10)));
     assert!(started.elapsed() < std::time::Duration::from_secs(2));
+}
+
+#[test]
+fn a_control_character_is_no_universal_key() {
+    for value in ["\0", "*\0", "A\0", "\u{1B}", "\n"] {
+        assert!(Matching::parse(VR::PN, value).is_err(), "{value:?}");
+        assert!(Matching::parse(VR::LO, value).is_err(), "{value:?}");
+    }
+    assert!(Matching::parse(VR::LT, "two\r\nlines").is_ok());
 }
