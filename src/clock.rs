@@ -14,10 +14,14 @@ impl Millis {
         Millis(self.0.saturating_add(duration.as_millis().min(u128::from(u64::MAX)) as u64))
     }
 
-    /// RFC 3339, with any offset.
+    /// RFC 3339, with any offset; of a date alone, its begin in UTC.
     pub fn parse(text: &str) -> Option<Millis> {
-        let at = chrono::DateTime::parse_from_rfc3339(text).ok()?;
-        u64::try_from(at.timestamp_millis()).ok().map(Millis)
+        let date = || text.parse::<chrono::NaiveDate>().ok()?.and_hms_opt(0, 0, 0);
+        let at = match chrono::DateTime::parse_from_rfc3339(text) {
+            Ok(at) => at.timestamp_millis(),
+            Err(_) => date()?.and_utc().timestamp_millis(),
+        };
+        u64::try_from(at).ok().map(Millis)
     }
 
     pub fn since(self, earlier: Millis) -> Duration {
@@ -110,6 +114,8 @@ mod tests {
         let at = Millis(1_795_387_879_982);
         assert_eq!(Millis::parse(&at.to_string()), Some(at));
         assert_eq!(Millis::parse("1970-01-01T01:00:01+01:00"), Some(Millis(1000)));
+        assert_eq!(Millis::parse("1970-01-02"), Some(Millis(86_400_000)));
         assert_eq!(Millis::parse("yesterday"), None);
+        assert_eq!(Millis::parse("1970-13-02"), None);
     }
 }

@@ -4,7 +4,7 @@
 //! variable to learn how to behave.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -253,6 +253,15 @@ pub struct DestinationConfig {
     /// for, or sent, again.
     #[serde(default = "defaults::verify_deadline", with = "units::duration")]
     pub verify_deadline: Duration,
+}
+
+impl DestinationConfig {
+    /// Files with secrets are looked for in the data folder.
+    pub fn find_secrets(&mut self, data_dir: &Path) {
+        for file in [&mut self.password_file, &mut self.token_file].into_iter().flatten() {
+            *file = data_dir.join(&*file);
+        }
+    }
 }
 
 /// `[[rules]]`: conditions of one rule are joined by AND, values of one condition by OR; `*` and

@@ -126,6 +126,43 @@ def test_wrong_usage_is_2(arguments):
     assert done.returncode == USAGE and "Usage" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["key", "add", "", "--scope", "admin"], "1 to 64"),
+        (["key", "add", "x" * 65, "--scope", "admin"], "1 to 64"),
+        (["key", "add", "two\nlines", "--scope", "admin"], "control character"),
+        (["key", "add", "x", "--scope", "admin", "--expires", "yesterday"], "2027-01-31"),
+        (["key", "add", "x", "--scope", "admin", "--expires", "0d"], "ahead"),
+        (["key", "add", "x", "--scope", "admin", "--expires", "2020-01-01"], "ahead"),
+        (["destination", "backfill", "x", "--since", "yesterday"], "2027-01-31"),
+        (["destination", "add", "x"], "ae_title"),
+        (["destination", "add", "", "--ae-title", "X", "--host", "x", "--port", "1"], "1 to 64"),
+        (["peer", "add", "X", "--allow", "everywhere"], "address or network"),
+    ],
+    ids=lambda value: "-".join(value)[:50].encode("unicode_escape").decode() if isinstance(value, list) else None,
+)
+def test_a_value_that_cannot_be_is_wrong_usage_too(make_subject, arguments, told):
+    done = make_subject(start=False).run(*arguments, check=False)
+    assert done.returncode == USAGE and told in done.stderr, done.stderr
+
+
+def test_a_date_is_a_time(make_subject):
+    node = make_subject(start=False)
+    node.run("key", "add", "dated", "--scope", "admin", "--expires", "2999-12-31")
+    (key,) = node.lines("key", "list")
+    assert key["expires_at"].startswith("2999-12-31T00:00:00")
+
+
+def test_check_config_finds_a_rule_whose_destination_exists_nowhere(make_subject):
+    node = make_subject({"rules": [{"name": "r", "to": ["later"]}]}, start=False)
+    done = node.run("check-config", check=False)
+    assert done.returncode == CONFIGURATION and "later" in done.stderr
+    node.run("destination", "add", "later", "--ae-title", "X", "--host", "127.0.0.1", "--port", "104")
+    assert node.run("check-config").returncode == 0
+    node.start()
+
+
 def test_help_and_version_are_printed():
     assert relaypacs("--help").returncode == 0
     assert re.match(r"relaypacs \d+\.\d+\.\d+", relaypacs("--version").stdout)

@@ -76,6 +76,14 @@ struct Lookup {
     at: Millis,
 }
 
+/// What a key may be called.
+pub fn key_name(text: &str) -> Result<String, String> {
+    if (1..=64).contains(&text.chars().count()) && !text.contains(char::is_control) {
+        return Ok(text.to_owned());
+    }
+    Err("a name has 1 to 64 characters, none of them a control character".to_owned())
+}
+
 impl Keys {
     pub fn new(rows: KeyRows, clock: Arc<dyn Clock>) -> Self {
         let known = Cache::builder().max_capacity(REMEMBERED).time_to_live(STALE).build();

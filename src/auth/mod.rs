@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod api_key;
 
-pub use api_key::{AuthError, KeyInfo, Keys};
+pub use api_key::{AuthError, KeyInfo, Keys, key_name};
 
 /// What a key may do (interfaces: key scopes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,10 +7,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Deserialize;
 
+use super::Failure;
 use super::client::{Client, segment};
-use super::key::{Direction, moment};
+use super::key::ago;
 use super::output::{self, Row};
-use crate::config::{Config, DestinationConfig, DestinationKind, Verify, units};
+use crate::clock::Millis;
+use crate::config::{Config, DestinationConfig, DestinationKind, Verify, units, validate_destination};
 use crate::dicom::AeTitle;
 use crate::forward::DestinationStatus;
 use crate::lifecycle::Exit;
@@ -34,9 +36,9 @@ pub enum DestinationCommand {
     /// Queue what was received before, for a destination that never got it
     Backfill {
         name: String,
-        /// A time (2026-11-01T00:00:00Z) or a while ago (24h)
-        #[arg(long, value_name = "WHEN")]
-        since: String,
+        /// A date (2026-11-01, UTC), a time (2026-11-01T18:00:00Z) or a while ago (24h)
+        #[arg(long, value_name = "WHEN", value_parser = ago)]
+        since: Millis,
     },
     /// Try again what was refused for good, put off or given up
     Requeue { name: String },
@@ -64,7 +66,7 @@ enum Proof {
     None,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct AddArgs {
     name: String,
     #[arg(long, value_enum, default_value = "dimse")]
@@ -188,6 +190,11 @@ struct Cancelled {
 }
 
 pub async fn run(command: DestinationCommand, config: &Config) -> anyhow::Result<Exit> {
+    if let DestinationCommand::Add(args) = &command {
+        let mut destination = DestinationConfig::from(AddArgs::clone(args));
+        destination.find_secrets(&config.node.data_dir);
+        validate_destination(&destination).map_err(Failure::usage)?;
+    }
     Client::with(config, async |client| carry_out(command, client).await).await?;
     Ok(Exit::Done)
 }
@@ -218,7 +225,7 @@ async fn carry_out(command: DestinationCommand, client: &Client) -> anyhow::Resu
             println!("resumed {name}");
         }
         DestinationCommand::Backfill { name, since } => {
-            let body = serde_json::json!({ "since": moment(&since, Direction::Back)?.to_string() });
+            let body = serde_json::json!({ "since": since.to_string() });
             let done: Queued = client.post(&path(&name, "/backfill"), &body).await?.json().await?;
             println!("queued {} objects for {name}", done.queued);
         }

@@ -1,11 +1,13 @@
 //! `relaypacs key`: credentials of machines for the HTTP door.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
 use super::client::{Client, segment};
 use super::output::{self, Row};
-use crate::auth::Scope;
+use crate::auth::{Scope, key_name};
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{Config, units};
 use crate::control::{KeyLine, NewKey};
@@ -30,14 +32,16 @@ pub enum KeyCommand {
 
 #[derive(Args)]
 pub struct AddArgs {
-    /// What the key is for
+    /// What the key is for: 1 to 64 characters
+    #[arg(value_parser = key_name)]
     name: String,
     /// dicomweb:read, dicomweb:write, api:read, api:write or admin; may be repeated
     #[arg(long, required = true)]
     scope: Vec<Scope>,
-    /// When it ends: a time (2027-01-31T00:00:00Z) or a while from now (90d); never, if left out
-    #[arg(long, value_name = "WHEN")]
-    expires: Option<String>,
+    /// When it ends: a date (2027-01-31, UTC), a time (2027-01-31T18:00:00Z) or a while from now (90d);
+    /// never, if left out
+    #[arg(long, value_name = "WHEN", value_parser = ahead)]
+    expires: Option<Millis>,
 }
 
 #[derive(Deserialize)]
@@ -63,18 +67,14 @@ impl Row for KeyLine {
 }
 
 pub async fn run(command: KeyCommand, config: &Config) -> anyhow::Result<Exit> {
-    let expires_at = match &command {
-        KeyCommand::Add(AddArgs { expires: Some(text), .. }) => Some(moment(text, Direction::Ahead)?),
-        _ => None,
-    };
-    Client::with(config, async |client| carry_out(command, expires_at, client).await).await?;
+    Client::with(config, async |client| carry_out(command, client).await).await?;
     Ok(Exit::Done)
 }
 
-async fn carry_out(command: KeyCommand, expires_at: Option<Millis>, client: &Client) -> anyhow::Result<()> {
+async fn carry_out(command: KeyCommand, client: &Client) -> anyhow::Result<()> {
     match command {
         KeyCommand::Add(args) => {
-            let new = NewKey { name: args.name, scopes: args.scope, expires_at };
+            let new = NewKey { name: args.name, scopes: args.scope, expires_at: args.expires };
             let added: Added = client.post("/keys", &new).await?.json().await?;
             println!("{}", added.key);
         }
@@ -90,24 +90,26 @@ async fn carry_out(command: KeyCommand, expires_at: Option<Millis>, client: &Cli
     Ok(())
 }
 
-/// Which way a duration counts from now.
-pub enum Direction {
-    Ahead,
-    Back,
+/// A moment to come, as people write it.
+fn ahead(text: &str) -> Result<Millis, String> {
+    let now = SystemClock.now();
+    let at = moment(text, |duration| now.plus(duration))?;
+    if at <= now {
+        return Err("it must lie ahead".to_owned());
+    }
+    Ok(at)
 }
 
-/// A moment as people write it: RFC 3339, or a duration from now.
-pub fn moment(text: &str, direction: Direction) -> anyhow::Result<Millis> {
-    if let Some(at) = Millis::parse(text) {
-        return Ok(at);
-    }
-    let Some(duration) = units::duration::parse(text) else {
-        anyhow::bail!("{text:?} is neither a time such as 2027-01-31T00:00:00Z nor a while such as 24h");
-    };
+/// A moment of the past, as people write it.
+pub fn ago(text: &str) -> Result<Millis, String> {
     let now = SystemClock.now();
-    Ok(match direction {
-        Direction::Ahead => now.plus(duration),
-        Direction::Back => Millis(now.0.saturating_sub(duration.as_millis() as u64)),
+    moment(text, |duration| Millis(now.0.saturating_sub(duration.as_millis() as u64)))
+}
+
+fn moment(text: &str, relative: impl Fn(Duration) -> Millis) -> Result<Millis, String> {
+    let at = Millis::parse(text).or_else(|| units::duration::parse(text).map(relative));
+    at.ok_or_else(|| {
+        "neither a date (2027-01-31), nor a time (2027-01-31T18:00:00Z), nor a while (24h, 90d)".to_owned()
     })
 }
 
@@ -117,9 +119,10 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_time_or_a_while_from_now() {
-        assert_eq!(moment("1970-01-01T00:00:01Z", Direction::Back).unwrap(), Millis(1000));
-        assert!(moment("1h", Direction::Back).unwrap() < SystemClock.now());
-        assert!(moment("1h", Direction::Ahead).unwrap() > SystemClock.now());
-        assert!(moment("yesterday", Direction::Back).is_err());
+        assert_eq!(ago("1970-01-01T00:00:01Z"), Ok(Millis(1000)));
+        assert!(ago("1h").unwrap() < SystemClock.now());
+        assert!(ahead("1h").unwrap() > SystemClock.now());
+        assert!(ago("yesterday").is_err());
+        assert!(ahead("0d").is_err() && ahead("1970-01-31").is_err());
     }
 }

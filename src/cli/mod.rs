@@ -143,6 +143,13 @@ pub(crate) struct Failure {
     pub exit: Exit,
 }
 
+impl Failure {
+    /// Values that can't be, alone or together.
+    fn usage(why: impl std::fmt::Display) -> Self {
+        Self { message: why.to_string(), exit: Exit::Usage }
+    }
+}
+
 /// What went wrong decides the exit code, wherever it was wrapped.
 fn exit_of(error: &anyhow::Error) -> Exit {
     error.chain().find_map(exit_of_cause).unwrap_or(Exit::Failed)

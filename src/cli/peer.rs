@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
+use super::Failure;
 use super::client::{Client, segment};
 use super::output::{self, Row};
-use crate::config::{Config, PeerConfig};
+use crate::config::{Config, PeerConfig, validate_peer};
 use crate::dicom::AeTitle;
 use crate::lifecycle::Exit;
 
@@ -71,6 +72,7 @@ async fn carry_out(command: PeerCommand, client: &Client) -> anyhow::Result<()> 
     match command {
         PeerCommand::Add(AddArgs { ae_title, allow, host, port, bulk }) => {
             let peer = PeerConfig { ae_title, allow, host, port, bulk };
+            validate_peer(&peer).map_err(Failure::usage)?;
             client.post("/peers", &peer).await?;
             println!("added {}", peer.ae_title);
         }

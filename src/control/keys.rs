@@ -6,7 +6,7 @@ use poem::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, ControlError, json, lines};
-use crate::auth::{KeyInfo, Scope};
+use crate::auth::{KeyInfo, Scope, key_name};
 use crate::clock::{Millis, rfc3339};
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,6 +48,7 @@ pub async fn add(Data(control): Data<&Control>, Json(new): Json<NewKey>) -> Answ
     if new.scopes.is_empty() {
         return Err(ControlError::refused("a key needs a scope"));
     }
+    key_name(&new.name).map_err(ControlError::refused)?;
     let key = control.keys.add(&new.name, &new.scopes, new.expires_at).await?;
     Ok(json(StatusCode::CREATED, &serde_json::json!({ "key": key })))
 }

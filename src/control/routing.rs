@@ -79,8 +79,10 @@ impl Control {
     }
 
     async fn apply_setup(&self) -> Result<(), ControlError> {
+        // Reading keeps a copy beside the database, without a node too.
+        let in_force = self.in_force().await?;
         let Some(running) = &self.running else { return Ok(()) };
-        running.forward.replace(self.in_force().await?.setup).await?;
+        running.forward.replace(in_force.setup).await?;
         running.ingest.set_rule_set(running.forward.rule_set());
         Ok(())
     }
@@ -146,9 +148,7 @@ pub async fn add_destination(
     Json(mut destination): Json<DestinationConfig>,
 ) -> Answer {
     control.refuse_if_of_file(&destination.name)?;
-    for file in [&mut destination.password_file, &mut destination.token_file].into_iter().flatten() {
-        *file = control.config.node.data_dir.join(&*file);
-    }
+    destination.find_secrets(&control.config.node.data_dir);
     config::validate_destination(&destination).map_err(ControlError::refused)?;
     control.routing.add_destination(&destination, control.clock.now()).await?;
     if let Err(error) = control.apply_setup().await {

@@ -47,7 +47,7 @@ impl Foundation {
         let spool = open_spool(&config, clock.clone()).await?;
         let store = open_store(&config).await?;
         let keys = Keys::new(KeyRows::new(store.clone()), clock.clone());
-        let routing = Routing::new(store.clone(), config.node.data_dir.join("routing.json"));
+        let routing = Routing::new(store.clone(), &config.node.data_dir);
         let (config, background) = (Arc::new(config), Stage::default());
         let foundation = Foundation { config, clock, store, spool, keys, routing, background, _lock: lock };
         foundation.prepare_tables().await?;

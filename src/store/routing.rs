@@ -5,7 +5,7 @@
 //! What was last read is kept in a file beside the database too, so that a node can start, and go
 //! on receiving and forwarding, while its database is down.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -57,10 +57,25 @@ impl From<sqlx::Error> for RoutingError {
     }
 }
 
+impl Kept {
+    /// What was last read of the database, from the file that stands in for it.
+    pub fn last_known(data_dir: &Path) -> Option<Kept> {
+        Self::read(&snapshot(data_dir))
+    }
+
+    fn read(snapshot: &Path) -> Option<Kept> {
+        serde_json::from_slice(&std::fs::read(snapshot).ok()?).ok()
+    }
+}
+
+fn snapshot(data_dir: &Path) -> PathBuf {
+    data_dir.join("routing.json")
+}
+
 impl Routing {
-    /// `snapshot` is the file that stands in for the database while it is down.
-    pub fn new(store: Store, snapshot: PathBuf) -> Self {
-        Self { store, snapshot }
+    /// Keeps a file in `data_dir` that stands in for the database while it is down.
+    pub fn new(store: Store, data_dir: &Path) -> Self {
+        Self { store, snapshot: snapshot(data_dir) }
     }
 
     /// Whether a start could do without the database.
@@ -78,7 +93,7 @@ impl Routing {
                 Ok(kept)
             }
             Err(RoutingError::Store(StoreError::Unavailable(error))) => {
-                let Some(kept) = self.read_snapshot() else {
+                let Some(kept) = Kept::read(&self.snapshot) else {
                     return Err(StoreError::Unavailable(error).into());
                 };
                 tracing::warn!(%error, "the database does not answer; destinations and peers are as last known");
@@ -107,14 +122,10 @@ impl Routing {
         std::fs::rename(new, &self.snapshot)
     }
 
-    fn read_snapshot(&self) -> Option<Kept> {
-        serde_json::from_slice(&std::fs::read(&self.snapshot).ok()?).ok()
-    }
-
     /// Brings what was last known back into a database that is new: losing the file must not leave
     /// what is received without a destination.
     pub async fn restore(&self, at: Millis) -> Result<(), RoutingError> {
-        let Some(kept) = self.read_snapshot() else { return Ok(()) };
+        let Some(kept) = Kept::read(&self.snapshot) else { return Ok(()) };
         for destination in &kept.destinations {
             self.add_destination(destination, at).await?;
         }
@@ -241,7 +252,7 @@ mod tests {
         let url = crate::store::dialect::sqlite_url(&dir.path().join("relaypacs.db"));
         let store = Store::open(&url, None, 2).await.unwrap();
         store.migrate_up().await.unwrap();
-        Routing::new(store, dir.path().join("routing.json"))
+        Routing::new(store, dir.path())
     }
 
     fn destination(name: &str) -> DestinationConfig {
@@ -289,9 +300,9 @@ mod tests {
         assert_eq!(routing.kept().await.unwrap().destinations.len(), 1);
         // Nobody listens on port 1.
         let down = Store::open("postgres://relaypacs@127.0.0.1:1/none", None, 2).await.unwrap();
-        let without = Routing::new(down.clone(), dir.path().join("routing.json"));
+        let without = Routing::new(down.clone(), dir.path());
         assert_eq!(without.kept().await.unwrap().destinations[0].name, "a");
-        let never_read = Routing::new(down, dir.path().join("no-such-file"));
+        let never_read = Routing::new(down, &dir.path().join("no-such-folder"));
         assert!(matches!(never_read.kept().await, Err(RoutingError::Store(StoreError::Unavailable(_)))));
     }
 
