@@ -61,7 +61,9 @@ async fn route(inner: &Inner, facts: &[Followed], start: LogPosition) -> Result<
     }
     if !decisions.is_empty() {
         crate::failpoint::pass("route");
-        let position = inner.spool.append(decisions, Durability::Synced).await?;
+        // It shares the next object's sync, or has one of its own soon: nothing is sent before it is
+        // applied, and nothing is applied before it is synced.
+        let position = inner.spool.append(decisions, Durability::Soon).await?;
         inner.spool.applied(position).await?;
     }
     inner.wake(&wake);

@@ -244,7 +244,12 @@ impl Spool {
 
     /// A follower has durably dealt with everything before `position`.
     pub fn report_cursor(&self, cursor: Cursor, position: LogPosition) {
-        self.shared.cursor(cursor).fetch_max(position.0, std::sync::atomic::Ordering::AcqRel);
+        use std::sync::atomic::Ordering;
+        match cursor {
+            // A rebuild of the index begins again at the start: what it has not read must stay.
+            Cursor::Index => self.shared.index_cursor.store(position.0, Ordering::Release),
+            Cursor::Route => _ = self.shared.route_cursor.fetch_max(position.0, Ordering::AcqRel),
+        }
     }
 
     /// Where the router goes on after a start: at or before its last reported cursor, so it may
