@@ -329,6 +329,14 @@ def test_deliveries_can_be_given_up_so_that_a_destination_can_go(make_subject, a
     refused = node.run("destination", "remove", "archive", check=False)
     assert refused.returncode == 1 and "destination cancel archive --all" in refused.stderr
     assert "gave up 0 " in node.run("destination", "cancel", "archive").stdout, "none is poisoned"
+    first, *rest = (entry["entry"] for entry in node.lines("spool", "list"))
+    assert "gave up 1 " in node.run("destination", "cancel", "archive", "--entry", first).stdout
+    again = node.run("destination", "cancel", "archive", "--entry", first, check=False)
+    assert again.returncode == 1 and "is cancelled" in again.stderr
+    assert "queued 0 " in node.run("destination", "requeue", "archive", "--poisoned").stdout
+    assert "queued 1 " in node.run("destination", "requeue", "archive", "--entry", first).stdout
+    unknown = node.run("destination", "cancel", "archive", "--entry", max(rest) + 1_000_000, check=False)
+    assert unknown.returncode == 1 and node.destination("archive")["queued"] == 3
     assert "gave up 3 " in node.run("destination", "cancel", "archive", "--all").stdout
     node.run("destination", "remove", "archive")
     assert node.held() == {one.sop_instance: [one.sha256] for one in many}, "given up is not freed"

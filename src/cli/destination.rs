@@ -14,8 +14,9 @@ use super::output::{self, Row};
 use crate::clock::Millis;
 use crate::config::{Config, DestinationConfig, DestinationKind, Verify, units, validate_destination};
 use crate::dicom::AeTitle;
-use crate::forward::DestinationStatus;
+use crate::forward::{DestinationStatus, Which};
 use crate::lifecycle::Exit;
+use crate::spool::EntryId;
 
 #[derive(Subcommand)]
 pub enum DestinationCommand {
@@ -41,13 +42,24 @@ pub enum DestinationCommand {
         since: Millis,
     },
     /// Try again what was refused for good, put off or given up
-    Requeue { name: String },
+    Requeue {
+        name: String,
+        /// Only what was refused for good
+        #[arg(long)]
+        poisoned: bool,
+        /// Only this one, whichever of these it is; `spool list` numbers them
+        #[arg(long, value_name = "N", conflicts_with = "poisoned")]
+        entry: Option<u64>,
+    },
     /// Give up what was refused for good; the objects stay here
     Cancel {
         name: String,
         /// All that is not verified, as before removing the destination
         #[arg(long)]
         all: bool,
+        /// Only this one, if it is not verified; `spool list` numbers them
+        #[arg(long, value_name = "N", conflicts_with = "all")]
+        entry: Option<u64>,
     },
     /// Remove an added destination for which nothing waits
     Remove { name: String },
@@ -199,6 +211,14 @@ pub async fn run(command: DestinationCommand, config: &Config) -> anyhow::Result
     Ok(Exit::Done)
 }
 
+fn which(entry: Option<u64>, all: bool) -> Which {
+    match entry {
+        Some(entry) => Which::Entry(EntryId(entry)),
+        None if all => Which::All,
+        None => Which::Poisoned,
+    }
+}
+
 async fn carry_out(command: DestinationCommand, client: &Client) -> anyhow::Result<()> {
     let path = |name: &str, verb: &str| format!("/destinations/{}{verb}", segment(name));
     let nothing = serde_json::Value::Null;
@@ -229,13 +249,14 @@ async fn carry_out(command: DestinationCommand, client: &Client) -> anyhow::Resu
             let done: Queued = client.post(&path(&name, "/backfill"), &body).await?.json().await?;
             println!("queued {} objects for {name}", done.queued);
         }
-        DestinationCommand::Requeue { name } => {
-            let done: Queued = client.post(&path(&name, "/requeue"), &nothing).await?.json().await?;
+        DestinationCommand::Requeue { name, poisoned, entry } => {
+            let which = which(entry, !poisoned);
+            let done: Queued = client.post(&path(&name, "/requeue"), &which).await?.json().await?;
             println!("queued {} objects for {name}", done.queued);
         }
-        DestinationCommand::Cancel { name, all } => {
-            let body = serde_json::json!({ "all": all });
-            let done: Cancelled = client.post(&path(&name, "/cancel"), &body).await?.json().await?;
+        DestinationCommand::Cancel { name, all, entry } => {
+            let which = which(entry, all);
+            let done: Cancelled = client.post(&path(&name, "/cancel"), &which).await?.json().await?;
             println!("gave up {} deliveries to {name}", done.cancelled);
         }
         DestinationCommand::Remove { name } => {

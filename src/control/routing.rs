@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Control, ControlError, Running, json, lines};
 use crate::clock::{Millis, rfc3339};
 use crate::config::{self, Config, DestinationConfig, PeerConfig};
-use crate::forward::{ConfiguredDestination, DestinationStatus, Setup};
+use crate::forward::{ConfiguredDestination, DestinationStatus, Setup, Which};
 use crate::spool::DeliveryState;
 use crate::store::{Routing, RoutingError};
 
@@ -25,12 +25,6 @@ pub struct PeerLine {
 pub struct Backfill {
     #[serde(with = "rfc3339")]
     pub since: Millis,
-}
-
-/// Which deliveries are given up: the poisoned ones, or all that are open.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Cancel {
-    pub all: bool,
 }
 
 /// What is in force: the file's and SQL's together.
@@ -242,8 +236,12 @@ pub async fn backfill_destination(
 }
 
 #[handler]
-pub async fn requeue_destination(Data(control): Data<&Control>, Path(name): Path<String>) -> Answer {
-    let queued = control.running()?.forward.requeue(&name).await?;
+pub async fn requeue_destination(
+    Data(control): Data<&Control>,
+    Path(name): Path<String>,
+    Json(which): Json<Which>,
+) -> Answer {
+    let queued = control.running()?.forward.requeue(&name, which).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "destination": name, "queued": queued })))
 }
 
@@ -251,9 +249,9 @@ pub async fn requeue_destination(Data(control): Data<&Control>, Path(name): Path
 pub async fn cancel_destination(
     Data(control): Data<&Control>,
     Path(name): Path<String>,
-    Json(asked): Json<Cancel>,
+    Json(which): Json<Which>,
 ) -> Answer {
-    let cancelled = control.running()?.forward.cancel(&name, asked.all).await?;
+    let cancelled = control.running()?.forward.cancel(&name, which).await?;
     Ok(json(StatusCode::OK, &serde_json::json!({ "destination": name, "cancelled": cancelled })))
 }
 

@@ -19,7 +19,7 @@ use super::{ForwardOptions, verify};
 use crate::clock::{Clock, Millis};
 use crate::config::Verify;
 use crate::spool::{
-    Delivery, DeliveryState, Durability, EntryId, Fact, LogPosition, Outcome, Spool, SpoolEntry, SpoolError,
+    Delivery, Durability, EntryId, Fact, LogPosition, Outcome, Spool, SpoolEntry, SpoolError,
 };
 use crate::telemetry::metrics;
 
@@ -32,8 +32,6 @@ const LOOK_AHEAD: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Outcomes that wait for the projection; more, and the senders wait too.
 const MOST_UNSETTLED: usize = 2000;
-/// Objects passed over in one search for work.
-const MOST_PASSED_OVER: usize = 4000;
 
 mod listing;
 
@@ -61,7 +59,7 @@ pub struct Lane {
     wake: watch::Sender<()>,
     /// One search for work at a time, so that two workers don't find the same.
     searching: tokio::sync::Mutex<()>,
-    looked_ahead: tokio::sync::Mutex<Option<Instant>>,
+    looked_ahead: Mutex<Option<Instant>>,
     answered: mpsc::Sender<Answered>,
     /// Position after the newest outcome.
     last_answer: AtomicU64,
@@ -124,7 +122,7 @@ impl Lane {
             why_down: Mutex::new(None),
             wake: watch::Sender::new(()),
             searching: tokio::sync::Mutex::new(()),
-            looked_ahead: tokio::sync::Mutex::new(None),
+            looked_ahead: Mutex::new(None),
             answered,
             last_answer: AtomicU64::new(0),
         });
@@ -216,11 +214,11 @@ impl Lane {
     /// Takes up to `most` due objects in hand, oldest first.
     pub async fn take(self: &Arc<Self>, most: usize) -> Result<Vec<Taken>, SpoolError> {
         let _searching = self.searching.lock().await;
-        let passed_over = self.attempts.lock().passed_over().min(MOST_PASSED_OVER);
-        let mut due = self.spool.due(self.name(), self.clock.now(), most + passed_over).await?;
-        if due.is_empty() {
-            due = self.put_off_by_clock(most).await?;
-        }
+        // All of them, or what is new would wait behind what is held. `Attempts` bounds it.
+        let wanted = most + self.attempts.lock().passed_over();
+        let mut due = self.put_off_by_clock(wanted).await?;
+        let put_off = !due.is_empty();
+        due.extend(self.spool.due(self.name(), self.clock.now(), wanted).await?);
         let mut taken: Vec<Taken> = Vec::new();
         for delivery in due {
             if taken.len() >= most {
@@ -230,24 +228,25 @@ impl Lane {
                 taken.push(work);
             }
         }
+        if put_off && !taken.is_empty() {
+            // There may be more.
+            *self.looked_ahead.lock() = None;
+        }
         Ok(self.leave_loners(taken))
     }
 
     /// Deliveries due so late that no back-off of ours explains it: the clock was set back since
-    /// they were written. Looked for now and then, when there is nothing else to do.
+    /// they were written. Looked for now and then.
     async fn put_off_by_clock(&self, most: usize) -> Result<Vec<Delivery>, SpoolError> {
-        let mut looked = self.looked_ahead.lock().await;
-        if looked.is_some_and(|at| at.elapsed() < LOOK_AHEAD) {
-            return Ok(Vec::new());
+        {
+            let mut looked = self.looked_ahead.lock();
+            if looked.is_some_and(|at| at.elapsed() < LOOK_AHEAD) {
+                return Ok(Vec::new());
+            }
+            *looked = Some(Instant::now());
         }
-        *looked = Some(Instant::now());
         let horizon = self.clock.now().plus(self.retry.longest.saturating_mul(2));
-        let mut found = Vec::new();
-        for state in [DeliveryState::Queued, DeliveryState::Deferred] {
-            let waiting = self.spool.deliveries(self.name(), state, None, most).await?;
-            found.extend(waiting.into_iter().filter(|delivery| delivery.due > horizon));
-        }
-        Ok(found)
+        self.spool.due_after(self.name(), horizon, most).await
     }
 
     async fn take_one(self: &Arc<Self>, delivery: Delivery) -> Result<Option<Taken>, SpoolError> {

@@ -98,6 +98,16 @@ pub struct DestinationStatus {
     pub poisoned: u64,
 }
 
+/// Which deliveries of a destination a person decides about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Which {
+    /// Refused for good.
+    Poisoned,
+    All,
+    Entry(EntryId),
+}
+
 #[derive(Debug, Error)]
 pub enum ForwardError {
     #[error("no destination is called {0}")]
@@ -119,8 +129,11 @@ struct Inner {
     /// Version of rules and destinations, for the entries acknowledged under them.
     rule_set: AtomicU64,
     lanes: RwLock<BTreeMap<String, Running>>,
-    /// One change of the setup at a time.
+    /// One change of the setup at a time; also held by who gives a destination deliveries by hand.
     changing: tokio::sync::Mutex<()>,
+    /// Held from a decision of the rules until the projection has it: a destination is found to be
+    /// without deliveries only while none is on its way to it.
+    deciding: tokio::sync::Mutex<()>,
     unrouted: AtomicU64,
     stopping: CancellationToken,
     router: TaskTracker,
@@ -198,6 +211,7 @@ impl Forward {
             rule_set: AtomicU64::new(0),
             lanes: RwLock::default(),
             changing: tokio::sync::Mutex::default(),
+            deciding: tokio::sync::Mutex::default(),
             unrouted: AtomicU64::new(0),
             stopping: CancellationToken::new(),
             router: TaskTracker::new(),
@@ -236,6 +250,7 @@ impl Forward {
         let version = setup.version();
         let rules = setup.rules()?;
         let mut wanted = setup.checked(&inner.options.ae_title)?;
+        let deciding = inner.deciding.lock().await;
         for running in inner.all() {
             if !wanted.contains_key(running.lane.name()) {
                 self.refuse_if_open(&running.lane).await?;
@@ -243,6 +258,7 @@ impl Forward {
         }
         // From here on it succeeds: nothing new is routed to what goes, then it stops.
         *inner.rules.write() = rules;
+        drop(deciding);
         inner.rule_set.store(version, Ordering::Relaxed);
         inner
             .spool
@@ -341,11 +357,13 @@ impl Forward {
     /// Queues what was received since `since` and never went to `name`; returns how many.
     pub async fn backfill(&self, name: &str, since: Millis) -> Result<u64, ForwardError> {
         const PAGE: usize = 500;
-        let lane = self.inner.lane(name)?;
         let spool = &self.inner.spool;
         let mut queued = 0;
         let mut after = None;
         loop {
+            // For a page each: it may be removed meanwhile.
+            let _alone = self.inner.changing.lock().await;
+            let lane = self.inner.lane(name)?;
             let page = spool.entries(after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = Some(last.id);
@@ -368,17 +386,50 @@ impl Forward {
         Ok(queued)
     }
 
-    /// Tries deliveries again that were refused for good or put off.
-    pub async fn requeue(&self, name: &str) -> Result<u64, ForwardError> {
+    /// Tries deliveries again that were refused for good, put off or given up; returns how many.
+    pub async fn requeue(&self, name: &str, which: Which) -> Result<u64, ForwardError> {
         let states = [DeliveryState::Poisoned, DeliveryState::Deferred, DeliveryState::Cancelled];
-        self.change(name, &states, &Outcome::Requeued).await
+        match which {
+            Which::Poisoned => self.change(name, &states[..1], &Outcome::Requeued).await,
+            Which::All => self.change(name, &states, &Outcome::Requeued).await,
+            Which::Entry(entry) => self.change_one(name, entry, &states, &Outcome::Requeued).await,
+        }
     }
 
-    /// Gives deliveries up: the poisoned ones, or all that are open. The objects stay here.
-    pub async fn cancel(&self, name: &str, all: bool) -> Result<u64, ForwardError> {
-        let open =
+    /// Gives up deliveries that are not proven; returns how many. The objects stay here.
+    pub async fn cancel(&self, name: &str, which: Which) -> Result<u64, ForwardError> {
+        let states =
             [DeliveryState::Poisoned, DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Sent];
-        self.change(name, if all { &open } else { &open[..1] }, &Outcome::Cancelled).await
+        match which {
+            Which::Poisoned => self.change(name, &states[..1], &Outcome::Cancelled).await,
+            Which::All => self.change(name, &states, &Outcome::Cancelled).await,
+            Which::Entry(entry) => self.change_one(name, entry, &states, &Outcome::Cancelled).await,
+        }
+    }
+
+    /// As [`Self::change`], for one entry; refused where its delivery is in none of these states.
+    async fn change_one(
+        &self,
+        name: &str,
+        entry: EntryId,
+        states: &[DeliveryState],
+        outcome: &Outcome,
+    ) -> Result<u64, ForwardError> {
+        let _alone = self.inner.changing.lock().await;
+        let lane = self.inner.lane(name)?;
+        let deliveries = self.inner.spool.deliveries_of(entry).await?;
+        let ours = deliveries.into_iter().find(|delivery| delivery.destination == name);
+        match ours {
+            None => Err(ForwardError::Refused(format!("entry {entry} does not go to {name:?}"))),
+            Some(delivery) if !states.contains(&delivery.state) => {
+                let state = format!("{:?}", delivery.state).to_lowercase();
+                Err(ForwardError::Refused(format!("the delivery of entry {entry} to {name:?} is {state}")))
+            }
+            Some(delivery) => {
+                self.put(&lane, &[delivery], outcome).await?;
+                Ok(1)
+            }
+        }
     }
 
     /// Gives every delivery that is now in one of these states this outcome; returns how many.
@@ -389,33 +440,42 @@ impl Forward {
         outcome: &Outcome,
     ) -> Result<u64, ForwardError> {
         const PAGE: usize = 500;
-        let lane = self.inner.lane(name)?;
         let spool = &self.inner.spool;
         let mut changed = 0;
         for state in states {
             // Not those that come to this state meanwhile.
             let mut left = spool.counts().of(name, *state);
-            while left > 0 {
+            loop {
+                // For a page each: it may be removed meanwhile.
+                let _alone = self.inner.changing.lock().await;
+                let lane = self.inner.lane(name)?;
                 let page = spool.deliveries(name, *state, None, PAGE.min(left as usize)).await?;
-                if page.is_empty() {
+                if left == 0 || page.is_empty() {
                     break;
                 }
-                left -= page.len() as u64;
+                left = left.saturating_sub(page.len() as u64);
                 changed += page.len() as u64;
-                let at = self.inner.clock.now();
-                let fact = |delivery: &Delivery| Fact::Delivery {
-                    entry: delivery.entry,
-                    destination: name.to_owned(),
-                    outcome: outcome.clone(),
-                    at,
-                };
-                let position = spool.append(page.iter().map(fact).collect(), Durability::Synced).await?;
-                spool.applied(position).await?;
-                page.iter().for_each(|delivery| lane.begin_anew(delivery.entry));
+                self.put(&lane, &page, outcome).await?;
             }
         }
-        lane.wake();
         Ok(changed)
+    }
+
+    /// Gives these deliveries an outcome that a person decided.
+    async fn put(&self, lane: &Lane, deliveries: &[Delivery], outcome: &Outcome) -> Result<(), ForwardError> {
+        let spool = &self.inner.spool;
+        let at = self.inner.clock.now();
+        let fact = |delivery: &Delivery| Fact::Delivery {
+            entry: delivery.entry,
+            destination: delivery.destination.clone(),
+            outcome: outcome.clone(),
+            at,
+        };
+        let position = spool.append(deliveries.iter().map(fact).collect(), Durability::Synced).await?;
+        spool.applied(position).await?;
+        deliveries.iter().for_each(|delivery| lane.begin_anew(delivery.entry));
+        lane.wake();
+        Ok(())
     }
 
     /// Connects and asks for nothing (C-ECHO, or QIDO with limit=1): `Ok` says how it went. A

@@ -43,6 +43,7 @@ async fn route(inner: &Inner, facts: &[Followed], start: LogPosition) -> Result<
     let mut wake = BTreeSet::new();
     let mut decisions = Vec::new();
     let mut resent = Vec::new();
+    let deciding = inner.deciding.lock().await;
     for followed in facts {
         match &*followed.fact {
             Fact::Received(entry) if is_news(inner, entry, followed, start).await? => {
@@ -66,6 +67,7 @@ async fn route(inner: &Inner, facts: &[Followed], start: LogPosition) -> Result<
         let position = inner.spool.append(decisions, Durability::Soon).await?;
         inner.spool.applied(position).await?;
     }
+    drop(deciding);
     inner.wake(&wake);
     // The verifier believes the projection.
     if let Some((_, _, last)) = resent.last() {

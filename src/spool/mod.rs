@@ -332,6 +332,17 @@ impl Spool {
         self.blocking(move |shared| Ok(shared.queue.due(&destination, now, limit)?)).await
     }
 
+    /// Deliveries of a destination that wait for a time after `horizon`.
+    pub async fn due_after(
+        &self,
+        destination: &str,
+        horizon: Millis,
+        limit: usize,
+    ) -> Result<Vec<Delivery>, SpoolError> {
+        let destination = destination.to_owned();
+        self.blocking(move |shared| Ok(shared.queue.due_after(&destination, horizon, limit)?)).await
+    }
+
     /// Deliveries of a destination in one state, with entry ids above `after`.
     pub async fn deliveries(
         &self,

@@ -140,6 +140,23 @@ impl Queue {
         self.deliveries_for(destination, ids.into_iter().map(|(_, id)| id))
     }
 
+    /// Deliveries that wait for a time after `horizon`, first due first.
+    pub fn due_after(&self, destination: &str, horizon: Millis, limit: usize) -> Result<Vec<Delivery>> {
+        let mut ids = Vec::new();
+        for state in [DeliveryState::Queued, DeliveryState::Deferred] {
+            let prefix = DeliveryKey::prefix(destination, state);
+            let from = [prefix.as_slice(), &horizon.0.saturating_add(1).to_be_bytes()].concat();
+            for item in self.db.range(from..).take(limit) {
+                let (key, _) = item?;
+                if !key.starts_with(&prefix) {
+                    break;
+                }
+                ids.push(id_at_end(&key));
+            }
+        }
+        self.deliveries_for(destination, ids)
+    }
+
     /// Deliveries in one state with ids above `after`, in key order: by age, and by due time first
     /// where they wait for one.
     pub fn deliveries(

@@ -99,6 +99,11 @@ impl EntryState {
         if *outcome == Outcome::Resent && delivery.state != DeliveryState::Verified {
             return;
         }
+        // What a person gave up, an attempt that was under way does not take up again.
+        let has_failed = matches!(outcome, Outcome::Deferred { .. } | Outcome::Poisoned { .. });
+        if delivery.state == DeliveryState::Cancelled && has_failed {
+            return;
+        }
         delivery.since = at;
         delivery.reason = None;
         match outcome {
@@ -258,6 +263,36 @@ mod tests {
         }
         let known: Vec<_> = state.deliveries.iter().map(|one| (one.unlisted, one.doubted)).collect();
         assert_eq!(known, [(true, false), (false, false)]);
+    }
+
+    #[test]
+    fn what_was_given_up_is_not_taken_up_by_an_attempt_that_fails_late_but_by_a_person() {
+        let mut state = state();
+        state.route(&["a".into()], Millis(1));
+        state.outcome("a", &Outcome::Cancelled, Millis(2));
+        let reason = "refused".to_owned();
+        state.outcome(
+            "a",
+            &Outcome::Deferred { due: Millis(9), attempts: 1, reason: reason.clone() },
+            Millis(3),
+        );
+        state.outcome("a", &Outcome::Poisoned { reason }, Millis(4));
+        assert_eq!(state.deliveries[0].state, DeliveryState::Cancelled);
+        assert!(!state.is_purgeable(required(true)), "given up is not proven");
+        state.outcome("a", &Outcome::Requeued, Millis(5));
+        assert_eq!(state.deliveries[0].state, DeliveryState::Queued);
+    }
+
+    #[test]
+    fn what_only_a_destination_that_is_gone_has_proven_stays() {
+        let mut state = state();
+        state.route(&["gone".into()], Millis(1));
+        state.outcome("gone", &Outcome::Verified { by: "commitment".into() }, Millis(2));
+        let policy = |name: &str| required(false)(name).filter(|_| name != "gone");
+        assert!(!state.is_purgeable(policy));
+        state.route(&["successor".into()], Millis(3));
+        state.outcome("successor", &Outcome::Verified { by: "query".into() }, Millis(4));
+        assert!(state.is_purgeable(policy));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! What goes where, and what changes at run time.
 
-use relaypacs::clock::Millis;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relaypacs::clock::{Clock as _, ManualClock, Millis, SystemClock};
 use relaypacs::config::RuleConfig;
-use relaypacs::forward::{ForwardError, Setup};
+use relaypacs::forward::{ConfiguredDestination, Forward, ForwardError, ForwardOptions, Setup, Which};
 use relaypacs::spool::DeliveryState;
 
 use super::archive::{Archive, Mode};
-use super::bench::{Bench, dimse, eventually};
+use super::bench::{Bench, dimse, eventually, options};
 use super::instance::{Instance, instance};
 
 fn rule(when: &str, to: &str) -> RuleConfig {
@@ -32,7 +35,7 @@ async fn every_object_arrives_once_with_its_bytes() {
             assert_eq!(state.held[&instance.uid], instance.data_set);
         }
     }
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,7 +53,7 @@ async fn rules_decide_and_what_no_rule_takes_stays_and_is_counted() {
     bench.receive(&instance(2, 100)).await;
     eventually(|| "one unrouted".into(), || async { bench.spool.counts().unrouted == 1 }).await;
     assert_eq!(forward.unrouted(), 1);
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -59,12 +62,12 @@ async fn what_was_received_before_a_restart_is_routed_after_it() {
     bench.receive_all(&instances(20)).await;
     let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
     bench.until("a", DeliveryState::Sent, 20).await;
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
     let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
     bench.receive(&instance(99, 100)).await;
     bench.until("a", DeliveryState::Sent, 21).await;
     assert_eq!(archive.state.lock().answered.len(), 21, "nothing was sent twice");
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,7 +82,7 @@ async fn a_destination_with_open_deliveries_can_not_be_removed() {
     bench.until("a", DeliveryState::Sent, 1).await;
     forward.replace(Setup::default()).await.unwrap();
     assert!(forward.destinations().is_empty());
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,7 +98,7 @@ async fn a_later_destination_gets_older_objects_only_by_backfill() {
     assert_eq!(forward.backfill("b", Millis(0)).await.unwrap(), 5);
     bench.until("b", DeliveryState::Sent, 6).await;
     assert_eq!(forward.backfill("b", Millis(0)).await.unwrap(), 0);
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,13 +108,13 @@ async fn a_paused_destination_gets_nothing_until_it_is_resumed() {
     forward.pause("a").unwrap();
     bench.receive(&instance(1, 100)).await;
     bench.until("a", DeliveryState::Queued, 1).await;
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(archive.held(), 0);
     assert!(forward.destinations()[0].paused);
     forward.resume("a").unwrap();
     bench.until("a", DeliveryState::Sent, 1).await;
     assert!(matches!(forward.pause("z"), Err(ForwardError::UnknownDestination(_))));
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,15 +126,15 @@ async fn a_single_object_leaves_at_once() {
         bench.receive(&instance(number, 100_000)).await;
         let acknowledged = std::time::Instant::now();
         while archive.held() <= number as usize {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         waits.push(acknowledged.elapsed());
     }
     waits.sort();
     println!("from acknowledgement to arrival: median {:?}, longest {:?}", waits[7], waits[14]);
     // Far from the 20 ms of an idle machine, and far below any polling.
-    assert!(waits[7] < std::time::Duration::from_millis(150), "{waits:?}");
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    assert!(waits[7] < Duration::from_millis(150), "{waits:?}");
+    forward.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,5 +149,67 @@ async fn a_backlog_drains_fast_and_once() {
     bench.until("a", DeliveryState::Sent, 600).await;
     println!("600 objects in {:?}", began.elapsed());
     assert_eq!(archive.state.lock().answered.len(), 600, "nothing was sent twice");
-    forward.stop(std::time::Duration::from_secs(5)).await;
+    forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_clock_that_was_wrong_has_put_off_all_goes_once_it_is_right() {
+    let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
+    let clock = ManualClock::default();
+    clock.advance(Duration::from_millis(SystemClock.now().0) + Duration::from_secs(365 * 24 * 3600));
+    let wrong = ForwardOptions { clock: Arc::new(clock), ..options() };
+    let waiting = ConfiguredDestination { paused: true, ..dimse("a", archive.port, "none") };
+    let setup = Setup { destinations: vec![waiting], rules: vec![] };
+    let forward = Forward::start(bench.spool.clone(), wrong, setup).await.unwrap();
+    bench.receive_all(&instances(100)).await;
+    bench.until("a", DeliveryState::Queued, 100).await;
+    forward.stop(Duration::from_secs(5)).await;
+
+    let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
+    bench.until("a", DeliveryState::Sent, 100).await;
+    assert_eq!(archive.state.lock().answered.len(), 100, "nothing was sent twice");
+    forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_on_its_way_to_a_destination_when_it_is_removed() {
+    let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
+    let stays = dimse("stays", archive.port, "none");
+    let both =
+        || Setup { destinations: vec![stays.clone(), dimse("goes", archive.port, "none")], rules: vec![] };
+    let forward = bench.forward_by(both().destinations, vec![]).await.unwrap();
+    for round in 0..20 {
+        forward.replace(both()).await.unwrap();
+        let instances: Vec<_> = (0..10).map(|number| instance(round * 10 + number, 100)).collect();
+        let remove = async {
+            let without = || Setup { destinations: vec![stays.clone()], rules: vec![] };
+            while forward.replace(without()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(bench.receive_all(&instances), remove);
+        bench.until("stays", DeliveryState::Sent, (round as usize + 1) * 10).await;
+        assert_eq!(bench.count("goes", DeliveryState::Queued), 0, "in round {round}");
+    }
+    forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_gives_up_one_delivery_and_takes_it_up_again() {
+    let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
+    let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
+    forward.pause("a").unwrap();
+    let entries = bench.receive_all(&instances(2)).await;
+    bench.until("a", DeliveryState::Queued, 2).await;
+    let one = Which::Entry(entries[0]);
+    assert!(matches!(forward.requeue("a", one).await, Err(ForwardError::Refused(_))), "it is queued");
+    assert_eq!(forward.cancel("a", Which::Poisoned).await.unwrap(), 0);
+    assert_eq!(forward.cancel("a", one).await.unwrap(), 1);
+    forward.resume("a").unwrap();
+    bench.until("a", DeliveryState::Sent, 1).await;
+    assert_eq!(bench.delivery(entries[0], "a").await.unwrap().state, DeliveryState::Cancelled);
+    assert_eq!(forward.requeue("a", Which::Poisoned).await.unwrap(), 0);
+    assert_eq!(forward.requeue("a", one).await.unwrap(), 1);
+    bench.until("a", DeliveryState::Sent, 2).await;
+    forward.stop(Duration::from_secs(5)).await;
 }
