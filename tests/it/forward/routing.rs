@@ -172,29 +172,6 @@ async fn what_a_clock_that_was_wrong_has_put_off_all_goes_once_it_is_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_on_its_way_to_a_destination_when_it_is_removed() {
-    let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
-    let stays = dimse("stays", archive.port, "none");
-    let both =
-        || Setup { destinations: vec![stays.clone(), dimse("goes", archive.port, "none")], rules: vec![] };
-    let forward = bench.forward_by(both().destinations, vec![]).await.unwrap();
-    for round in 0..20 {
-        forward.replace(both()).await.unwrap();
-        let instances: Vec<_> = (0..10).map(|number| instance(round * 10 + number, 100)).collect();
-        let remove = async {
-            let without = || Setup { destinations: vec![stays.clone()], rules: vec![] };
-            while forward.replace(without()).await.is_err() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::join!(bench.receive_all(&instances), remove);
-        bench.until("stays", DeliveryState::Sent, (round as usize + 1) * 10).await;
-        assert_eq!(bench.count("goes", DeliveryState::Queued), 0, "in round {round}");
-    }
-    forward.stop(Duration::from_secs(5)).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_person_gives_up_one_delivery_and_takes_it_up_again() {
     let (bench, archive) = (Bench::new(), Archive::start(Mode::Take).await);
     let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;
