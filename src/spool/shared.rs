@@ -324,13 +324,6 @@ impl Shared {
         self.room.large_dir.join(name)
     }
 
-    pub fn cursor(&self, cursor: super::Cursor) -> &AtomicU64 {
-        match cursor {
-            super::Cursor::Index => &self.index_cursor,
-            super::Cursor::Route => &self.route_cursor,
-        }
-    }
-
     /// The slowest of those who follow the log.
     pub fn slowest_cursor(&self) -> LogPosition {
         let index = self.index_cursor.load(Ordering::Acquire);
