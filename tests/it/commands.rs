@@ -29,7 +29,7 @@ fn keys_peers_and_destinations(binary: &Binary) {
     binary.ok(&[&["destination", "add", "pacs"], &address[..]].concat());
     assert_eq!(binary.fails(&[&["destination", "add", "pacs"], &address[..]].concat()).0, 1);
     let (code, error) = binary.fails(&["destination", "add", "web", "--kind", "stow"]);
-    assert!(code == 1 && error.contains("destinations.web.url"), "{error}");
+    assert!(code == 2 && error.contains("destinations.web.url"), "{error}");
     binary.ok(&["destination", "pause", "pacs"]);
     assert_eq!(json_lines(&binary.ok(&["destination", "list", "--json"]))[0]["paused"], true);
     binary.ok(&["destination", "resume", "pacs"]);
