@@ -1,0 +1,169 @@
+//! What recovery, scrub and readers make of bytes that rot, are torn, or are missing.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let first = store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap().id;
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    // A second record whose payload never reached the disk.
+    let path = bench.first_segment();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let record = record::RecordHeader::decode(&bytes[4096..]).unwrap();
+    let length = record.record_length() as usize;
+    let torn = record::RecordHeader { sequence: 2, acked_through: 1, ..record };
+    let (begin, end) = (4096 + length, 4096 + 2 * length);
+    let copy = bytes[4096..begin].to_vec();
+    bytes[begin..end].copy_from_slice(&copy);
+    bytes[begin..begin + record::HEADER_LENGTH].copy_from_slice(&torn.encode());
+    bytes[end - 100..end - 50].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+
+    let spool = bench.open();
+    assert_eq!(spool.recovery().set_aside, 1);
+    assert!(spool.recovery().lost.is_empty());
+    assert_eq!(read(&spool, first).await, content(1, 3000));
+    let next = store(&spool, "1.2.3.2", content(2, 3000)).await.unwrap();
+    spool.close();
+    drop(spool);
+    let spool = bench.open();
+    assert_eq!(read(&spool, next.id).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_acknowledged_record_is_reported_and_the_rest_is_kept() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let mut ids = Vec::new();
+    for index in 0..3 {
+        ids.push(store(&spool, &format!("1.2.3.{index}"), content(index, 3000)).await.unwrap().id);
+    }
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    let path = bench.first_segment();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4096 + 10] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+
+    let spool = bench.open();
+    assert_eq!(spool.recovery().lost, vec![ids[0]]);
+    assert_eq!(read(&spool, ids[1]).await, content(1, 3000));
+    assert_eq!(read(&spool, ids[2]).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_damaged_records_side_by_side_each_is_reported() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    for index in 0..4 {
+        store(&spool, &format!("1.2.3.{index}"), content(index, 3000)).await.unwrap();
+    }
+    spool.close();
+    drop(spool);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    let path = bench.first_segment();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let length = record::RecordHeader::decode(&bytes[4096..]).unwrap().record_length() as usize;
+    bytes[4096 + length - 100] ^= 1; // The first one's data set,
+    bytes[4096 + length + 10] ^= 1; // the second one's header.
+    std::fs::write(&path, bytes).unwrap();
+
+    let spool = bench.open();
+    assert_eq!(spool.recovery().lost, vec![EntryId(1), EntryId(2)]);
+    assert_eq!(spool.recovery().set_aside, 2);
+    assert_eq!(read(&spool, EntryId(3)).await, content(2, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    spool.set_policies(policies());
+    let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
+    assert!(scrub::is_intact(&spool.shared, damaged).unwrap());
+    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
+    file.sync_all().unwrap();
+    assert!(!scrub::is_intact(&spool.shared, damaged).unwrap());
+    assert_eq!(spool.status().damaged, 1);
+    let reader = spool.open(damaged).await.unwrap();
+    let length = reader.len();
+    assert!(reader.read_at(0, length as usize - 1).await.is_ok());
+    let last = reader.read_at(length - 1, 1).await;
+    assert!(matches!(last, Err(SpoolError::Damaged { .. })), "nobody gets all of it");
+
+    for index in 0..40u8 {
+        let id = store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap().id;
+        deliver(&spool, id, Outcome::Verified { by: "query".into() }).await;
+    }
+    bench.clock.advance(Duration::from_secs(100));
+    until(async || {
+        let end = spool.durable_position();
+        spool.report_cursor(Cursor::Index, end);
+        spool.report_cursor(Cursor::Route, end);
+        (spool.status().segments <= 2).then_some(())
+    })
+    .await;
+    assert!(bench.dir.path().join("spool/review/segment-of-1.log").exists());
+    assert!(matches!(spool.open(damaged).await, Err(SpoolError::Damaged { .. })));
+    assert_eq!(spool.counts().objects, 1, "it is told of until a person has seen to it");
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_files_of_the_log_are_reported_at_each_start() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    for index in 0..20u8 {
+        store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap();
+    }
+    spool.close();
+    drop(spool);
+    std::fs::remove_file(bench.first_segment()).unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let spool = bench.open();
+        seen.push((spool.recovery().lost.len(), spool.status().damaged));
+        spool.close();
+    }
+    assert!(seen[0].0 > 5 && seen[0].1 == seen[0].0 as u64, "{seen:?}");
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_newest_part_is_missing_is_told_of_until_a_person_has_seen_to_it() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    for index in 0..20u8 {
+        store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap();
+    }
+    spool.close();
+    drop(spool);
+    for file in std::fs::read_dir(bench.dir.path().join("spool/segments")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    for _ in 0..2 {
+        let spool = bench.open();
+        assert_eq!(spool.status().damaged, 20);
+        spool.close();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_no_record_names_goes_to_review() {
+    let bench = Bench::new();
+    bench.open().close();
+    std::fs::write(bench.dir.path().join("spool/large/orphan"), b"bytes").unwrap();
+    let spool = bench.open();
+    assert_eq!(spool.recovery().unnamed, 1);
+    assert!(bench.dir.path().join("spool/review/orphan").exists());
+    spool.close();
+}
