@@ -15,6 +15,7 @@ const RESERVE_PART: u64 = 32;
 /// Bytes and inodes of the file system, as last seen.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Capacity {
+    /// Used, or free for us.
     pub total_bytes: u64,
     pub free_bytes: u64,
     /// The fuller of bytes and inodes, 0 to 1. The reserve counts as used.
@@ -25,11 +26,14 @@ impl Capacity {
     /// `recyclable` bytes are allocated and free for us, `withheld` bytes free and not for us.
     fn of(dir: &Path, recyclable: u64, withheld: u64) -> io::Result<Capacity> {
         let stat = rustix::fs::statvfs(dir)?;
-        let total_bytes = stat.f_blocks * stat.f_frsize;
-        let free = (stat.f_bavail * stat.f_frsize + recyclable).min(total_bytes);
-        let free_bytes = free.saturating_sub(withheld);
-        // Space that only root may use counts as used: the node does not run as root.
-        let ratio = used_share(free_bytes, total_bytes).max(used_share(stat.f_favail, stat.f_files));
+        // As df counts: space that is neither used nor ours to use (root's, a quota's) is no part of
+        // the whole.
+        let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
+        let available = stat.f_bavail * stat.f_frsize;
+        let total_bytes = used + available;
+        let free_bytes = (available + recyclable).min(total_bytes).saturating_sub(withheld);
+        let inodes = stat.f_files - stat.f_ffree + stat.f_favail;
+        let ratio = used_share(free_bytes, total_bytes).max(used_share(stat.f_favail, inodes));
         Ok(Capacity { total_bytes, free_bytes, ratio })
     }
 
