@@ -261,7 +261,13 @@ impl Spool {
     /// Waits until the projection has applied everything before `position`.
     pub async fn applied(&self, position: LogPosition) -> Result<(), SpoolError> {
         let mut applied = self.shared.applied.subscribe();
-        applied.wait_for(|applied| *applied >= position).await.map(drop).map_err(|_| self.closed())
+        let mut failed = self.shared.failed.subscribe();
+        tokio::select! {
+            biased;
+            applied = applied.wait_for(|applied| *applied >= position) => applied.map(drop).map_err(|_| self.closed()),
+            // What was written and not synced never will be.
+            _ = failed.wait_for(Option::is_some) => Err(self.closed()),
+        }
     }
 
     /// The entry, as long as its bytes are held.
