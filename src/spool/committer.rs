@@ -300,7 +300,7 @@ impl Committer {
                 // Facts may have what is left.
                 0 => segments.prepare()?,
                 // Objects are refused below when this fails.
-                _ => drop(self.shared.prepare_segment()),
+                _ => _ = self.shared.prepare_segment(),
             }
         }
         let generation = self.position.segment.generation + 1;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// So long without a failure, and the last one is history.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
 fn note(dir: &Path) -> PathBuf {
     dir.join("storage-failure")
@@ -25,11 +25,8 @@ pub fn is_remembered(dir: &Path) -> bool {
     note(dir).exists()
 }
 
-/// Forgets a failure once the node has run long enough without another.
-pub fn forget(dir: &Path, running: Duration) {
-    if running < FORGOTTEN_AFTER {
-        return;
-    }
+/// The node has run long enough without another.
+pub fn forget(dir: &Path) {
     match std::fs::remove_file(note(dir)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(%error, "the note of a storage failure can't be removed");

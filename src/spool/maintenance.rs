@@ -2,6 +2,7 @@
 //! elsewhere, recycles segments, keeps spares ready, watches the disk.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -61,7 +62,12 @@ impl Maintenance {
             self.recycle()?;
         }
         self.tend_spares();
-        failure::forget(&self.shared.options.dir, self.started.elapsed());
+        if self.shared.failed_before.load(Ordering::Relaxed)
+            && self.started.elapsed() >= failure::FORGOTTEN_AFTER
+        {
+            self.shared.failed_before.store(false, Ordering::Relaxed);
+            failure::forget(&self.shared.options.dir);
+        }
         Ok(())
     }
 
@@ -70,9 +76,8 @@ impl Maintenance {
     fn tend_spares(&self) {
         let segments = &self.shared.segments;
         while segments.spare_count() < SPARES {
-            if let Err(error) = self.shared.prepare_segment() {
-                tracing::debug!(%error, "no room to prepare a segment of the log");
-                return;
+            if !self.shared.prepare_segment() {
+                break;
             }
         }
         let short = self.shared.disk.ratio_for_files() >= self.shared.options.high_watermark;
@@ -89,8 +94,8 @@ impl Maintenance {
     }
 
     fn checkpoint(&mut self) -> Result<(), SpoolError> {
-        let index = LogPosition(self.shared.index_cursor.load(std::sync::atomic::Ordering::Acquire));
-        let route = LogPosition(self.shared.route_cursor.load(std::sync::atomic::Ordering::Acquire));
+        let index = LogPosition(self.shared.index_cursor.load(Ordering::Acquire));
+        let route = LogPosition(self.shared.route_cursor.load(Ordering::Acquire));
         self.shared.queue.set_cursor(Cursor::Index, index)?;
         self.shared.queue.set_cursor(Cursor::Route, route)?;
         self.safe = self.shared.queue.checkpoint()?;

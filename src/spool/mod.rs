@@ -305,9 +305,13 @@ impl Spool {
         digest: Digest,
     ) -> Result<(), SpoolError> {
         let (uid, syntax) = (uid.clone(), transfer_syntax_uid.to_owned());
+        let copies = self.blocking(move |shared| shared.copies_held(&uid, &syntax, digest)).await?;
+        if copies.is_empty() {
+            return Ok(());
+        }
         // Each reads a quarter of a MiB at a time.
         let _turn = self.shared.checks.acquire().await.map_err(|_| self.closed())?;
-        let damaged = self.blocking(move |shared| shared.damaged_copies(&uid, &syntax, digest)).await?;
+        let damaged = self.blocking(move |shared| shared.damaged_among(&copies)).await?;
         if damaged.is_empty() {
             return Ok(());
         }
@@ -419,9 +423,10 @@ impl Spool {
         self.shared.damage.has(id)
     }
 
-    /// Whether the storage failed in an earlier run too: then another restart won't help.
+    /// Whether the storage failed in an earlier run, not long of run time ago: then another restart
+    /// won't help.
     pub fn failed_before(&self) -> bool {
-        self.shared.failed_before
+        self.shared.failed_before.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// What recovery found when the spool was opened.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -97,7 +97,7 @@ struct Parts {
 
 fn start(parts: Parts) -> Result<Spool, SpoolError> {
     let Parts { options, clock, segments, queue, folders, lock, head, report } = parts;
-    let failed_before = failure::is_remembered(&options.dir);
+    let failed_before = AtomicBool::new(failure::is_remembered(&options.dir));
     let (jobs, job_receiver) = bounded(JOBS);
     let (projector, published) = bounded(PUBLISHED);
     let (maintenance, wake) = bounded(1);
@@ -136,7 +136,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         index_cursor,
         route_cursor,
         write_errors: Mutex::new(Vec::new()),
-        closing: std::sync::atomic::AtomicBool::new(false),
+        closing: AtomicBool::new(false),
         _lock: lock,
     });
     let large_dir = io_at(&folders.large, File::open(&folders.large))?;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -47,8 +47,8 @@ pub struct Shared {
     pub applied: watch::Sender<LogPosition>,
     /// Set once: why the spool takes nothing any more.
     pub failed: watch::Sender<Option<String>>,
-    /// The storage failed in an earlier run too.
-    pub failed_before: bool,
+    /// The storage failed in an earlier run, not long of run time ago.
+    pub failed_before: AtomicBool,
     pub policies: parking_lot::RwLock<std::collections::HashMap<String, DeliveryPolicy>>,
     pub disk: Arc<Disk>,
     pub damage: Arc<Damage>,
@@ -60,7 +60,7 @@ pub struct Shared {
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
     pub write_errors: Mutex<Vec<Instant>>,
-    pub closing: std::sync::atomic::AtomicBool,
+    pub closing: AtomicBool,
     /// Held for as long as the spool is open.
     pub _lock: File,
 }
@@ -105,12 +105,16 @@ impl Shared {
         self.disk.look(self.segments.spare_bytes())
     }
 
-    /// Makes a spare segment, unless that would fill the disk.
-    pub fn prepare_segment(&self) -> io::Result<()> {
+    /// Makes a spare segment, unless that would fill the disk; whether there is one more now.
+    pub fn prepare_segment(&self) -> bool {
         if !self.disk.fits(self.options.segment_size) {
-            return Err(io::ErrorKind::StorageFull.into());
+            return false;
         }
-        self.segments.prepare()
+        let prepared = self.segments.prepare();
+        if let Err(error) = &prepared {
+            tracing::warn!(%error, "a segment of the log can't be prepared");
+        }
+        prepared.is_ok()
     }
 
     pub fn is_closing(&self) -> bool {
@@ -200,22 +204,22 @@ impl Shared {
         Ok(held)
     }
 
-    /// Held entries of this very object that are not intact on the disk. Reads all of each.
-    pub fn damaged_copies(
-        &self,
-        uid: &Uid,
-        syntax: &str,
-        digest: Digest,
-    ) -> Result<Vec<EntryId>, SpoolError> {
-        let mut damaged = self.held_with_uid(uid)?;
-        damaged.retain(|(_, held, held_in)| *held == digest && held_in == syntax);
-        let mut ids = Vec::new();
-        for (id, ..) in damaged {
-            if !scrub::is_intact(self, id)? {
-                ids.push(id);
+    /// Held entries of this very object.
+    pub fn copies_held(&self, uid: &Uid, syntax: &str, digest: Digest) -> Result<Vec<EntryId>, SpoolError> {
+        let mut held = self.held_with_uid(uid)?;
+        held.retain(|(_, held, held_in)| *held == digest && held_in == syntax);
+        Ok(held.into_iter().map(|(id, ..)| id).collect())
+    }
+
+    /// Those of the entries that are not intact on the disk. Reads all of each.
+    pub fn damaged_among(&self, ids: &[EntryId]) -> Result<Vec<EntryId>, SpoolError> {
+        let mut damaged = Vec::new();
+        for id in ids {
+            if !scrub::is_intact(self, *id)? {
+                damaged.push(*id);
             }
         }
-        Ok(ids)
+        Ok(damaged)
     }
 
     /// Where an entry's newest record lies, and its large file's name.

@@ -118,15 +118,19 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     spool.close();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn missing_files_of_the_log_are_reported_at_each_start() {
-    let bench = Bench::new();
+/// Twenty objects, in several segments.
+async fn store_twenty(bench: &Bench) {
     let spool = bench.open();
     for index in 0..20u8 {
         store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap();
     }
     spool.close();
-    drop(spool);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_files_of_the_log_are_reported_at_each_start() {
+    let bench = Bench::new();
+    store_twenty(&bench).await;
     std::fs::remove_file(bench.first_segment()).unwrap();
     let mut seen = Vec::new();
     for _ in 0..2 {
@@ -141,12 +145,7 @@ async fn missing_files_of_the_log_are_reported_at_each_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_whose_newest_part_is_missing_is_told_of_until_a_person_has_seen_to_it() {
     let bench = Bench::new();
-    let spool = bench.open();
-    for index in 0..20u8 {
-        store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap();
-    }
-    spool.close();
-    drop(spool);
+    store_twenty(&bench).await;
     for file in std::fs::read_dir(bench.dir.path().join("spool/segments")).unwrap() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
