@@ -12,9 +12,10 @@ use crate::dicom::Attributes;
 use crate::store::sql::Bind;
 use crate::store::{Sql, StoreError};
 
-/// Most rows in one INSERT, and most values in one IN list: far below the placeholders that
-/// either database allows (32 766), and few enough lengths to keep every statement prepared.
-const CHUNK: usize = 64;
+/// Most rows in one INSERT: with each placeholder SQLite's driver looks through all before it, so
+/// the time for a statement grows with the square of their number.
+const CHUNK: usize = 8;
+/// Most values in one IN list. Both are powers of two, to keep every statement prepared.
 const LIST: usize = 512;
 
 /// Values of a table's attribute columns, in their order; `None` when no object had it.

@@ -127,7 +127,6 @@ impl Ingest {
             &entry.transfer_syntax_uid,
             entry.origin.source_ae_title(),
         );
-        self.spool.free_damaged_copies(&key.sop_instance_uid, &entry.transfer_syntax_uid, digest).await?;
         let committed = self.spool.commit(entry, prefix, arrival.staged).await?;
         let outcome = match committed.verdict {
             Verdict::New => ReceiptOutcome::New,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::committer::{Answer, Committed};
+use super::committer::{Answer, Committed, Offered};
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
 use super::projection::Published;
 use super::record::{ALIGNMENT, Meta, Payload, RecordHeader};
@@ -55,10 +55,12 @@ pub struct Batch {
 }
 
 struct Waiting {
-    answer: Answer<Committed>,
+    answer: Answer<(Committed, Option<Offered>)>,
     /// The entry that holds the object: its own, or the one it duplicates.
     id: EntryId,
     verdict: Verdict,
+    /// The object itself where it is a duplicate.
+    returned: Option<Offered>,
 }
 
 pub struct Record {
@@ -121,17 +123,18 @@ impl Batch {
 
     pub fn object(
         &mut self,
-        mut entry: SpoolEntry,
-        prefix: Bytes,
-        staged: Staged,
+        mut offered: Offered,
         verdict: Verdict,
-        answer: Answer<Committed>,
+        answer: Answer<(Committed, Option<Offered>)>,
     ) {
         match verdict {
-            Verdict::Duplicate(id) => return self.objects.push(Waiting { answer, id, verdict }),
-            Verdict::Conflict(id) => entry.conflict_with = Some(id),
+            Verdict::Duplicate(id) => {
+                return self.objects.push(Waiting { answer, id, verdict, returned: Some(offered) });
+            }
+            Verdict::Conflict(id) => offered.entry.conflict_with = Some(id),
             Verdict::New => {}
         }
+        let entry = &offered.entry;
         let id = self.id_of(self.records.len());
         let uid = entry.key.sop_instance_uid.clone();
         let sibling = Sibling {
@@ -139,11 +142,11 @@ impl Batch {
             digest: entry.data_set_sha256,
             transfer_syntax_uid: entry.transfer_syntax_uid.clone(),
         };
-        match Record::object(entry, prefix, staged) {
+        match Record::object(offered) {
             Ok(record) => {
                 self.records.push(record);
                 self.by_uid.entry(uid).or_default().push(sibling);
-                self.objects.push(Waiting { answer, id, verdict });
+                self.objects.push(Waiting { answer, id, verdict, returned: None });
                 self.must_sync = true;
             }
             Err(error) => drop(answer.send(Err(error))),
@@ -203,8 +206,8 @@ impl Batch {
 
     /// Everything is durable (or, for facts that did not ask for it, written).
     pub fn answer(self) {
-        for Waiting { answer, id, verdict } in self.objects {
-            let _ = answer.send(Ok(Committed { id, verdict }));
+        for Waiting { answer, id, verdict, returned } in self.objects {
+            let _ = answer.send(Ok((Committed { id, verdict }, returned)));
         }
         for (until, answer) in self.facts {
             let after =
@@ -225,14 +228,15 @@ impl Batch {
 }
 
 impl Record {
-    fn object(entry: SpoolEntry, prefix: Bytes, staged: Staged) -> Result<Record, SpoolError> {
+    fn object(offered: Offered) -> Result<Record, SpoolError> {
+        let Offered { entry, prefix, staged } = offered;
         let Staged { digest, length, content, permits } = staged;
         let (payload, content, large) = match content {
             Content::Inline(chunks) => (Payload::Inline, chunks, None),
             Content::Large(file) => (Payload::Large, Vec::new(), Some(file)),
         };
         let name = large.as_ref().map(|file| file.name.clone());
-        let meta = Meta { fact: Fact::Received(Box::new(entry)), large: name, copied: None };
+        let meta = Meta { fact: Fact::Received(entry), large: name, copied: None };
         let mut record = Record::new(meta, payload, prefix, content)?;
         record.header.data_set_length = length;
         record.header.data_set_sha256 = digest.0;

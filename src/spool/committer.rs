@@ -28,10 +28,8 @@ pub type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
 
 pub enum Job {
     Object {
-        entry: Box<SpoolEntry>,
-        prefix: Bytes,
-        staged: Staged,
-        answer: Answer<Committed>,
+        offered: Offered,
+        answer: Answer<(Committed, Option<Offered>)>,
     },
     Facts {
         facts: Vec<Fact>,
@@ -56,7 +54,16 @@ pub enum Job {
     Stop,
 }
 
-/// What a commit says to its object.
+/// An object to be made durable: its entry, the Part 10 header that goes before its data set, and
+/// the data set.
+pub struct Offered {
+    pub entry: Box<SpoolEntry>,
+    pub prefix: Bytes,
+    pub staged: Staged,
+}
+
+/// What a commit says to its object. A duplicate comes back beside it, for the case that what it
+/// duplicates can't be read any more.
 #[derive(Debug, Clone)]
 pub struct Committed {
     pub id: EntryId,
@@ -134,8 +141,8 @@ impl Committer {
             return refuse(job, SpoolError::Failed(reason));
         }
         match job {
-            Job::Object { entry, prefix, staged, answer } => match self.shared.judge(&entry, batch) {
-                Ok(verdict) => batch.object(*entry, prefix, staged, verdict, answer),
+            Job::Object { offered, answer } => match self.shared.judge(&offered.entry, batch) {
+                Ok(verdict) => batch.object(offered, verdict, answer),
                 Err(error) => drop(answer.send(Err(error))),
             },
             Job::Facts { facts, durability, answer } => batch.facts(facts, durability, answer),

@@ -30,6 +30,8 @@ pub struct Maintenance {
     /// The position up to which the projection is on disk.
     pub safe: LogPosition,
     pub checkpointed: Instant,
+    /// Where the log ended at the last tick.
+    pub seen_end: LogPosition,
     pub started: Instant,
     /// How full the disk was when entries were last freed before their retention was over, until a
     /// segment is recycled.
@@ -62,6 +64,7 @@ impl Maintenance {
             self.recycle()?;
         }
         self.tend_spares();
+        self.fill_spares();
         if self.shared.failed_before.load(Ordering::Relaxed)
             && self.started.elapsed() >= failure::FORGOTTEN_AFTER
         {
@@ -85,6 +88,22 @@ impl Maintenance {
             if let Err(error) = segments.discard_spare() {
                 tracing::warn!(%error, "a spare segment of the log can't be removed");
                 return;
+            }
+        }
+    }
+
+    /// Writes zeros to spares while the log rests. One that can't be written is removed.
+    fn fill_spares(&mut self) {
+        let end = *self.shared.durable.borrow();
+        let rested = std::mem::replace(&mut self.seen_end, end) == end;
+        while rested && *self.shared.durable.borrow() == end && !self.shared.is_closing() {
+            match self.shared.segments.fill_step() {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a spare segment of the log can't be written; it is removed");
+                    return;
+                }
             }
         }
     }

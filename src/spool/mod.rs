@@ -55,7 +55,7 @@ pub use state::{DeliveryPolicy, EntryState};
 
 use crate::clock::Millis;
 use crate::dicom::Uid;
-use committer::Job;
+use committer::{Job, Offered};
 use shared::Shared;
 
 /// Cheap to clone; every clone speaks to the same log. [`Spool::close`] ends it.
@@ -183,7 +183,8 @@ impl Spool {
 
     /// Makes a staged object durable, with the Part 10 header that goes before its data set.
     /// `entry.id` is given by the log. Returns only after the sync; a duplicate's only after its
-    /// original's.
+    /// original's, and after the disk was seen to have the original's bytes. Where it has not, the
+    /// original is freed and the duplicate takes its place.
     pub async fn commit(
         &self,
         mut entry: SpoolEntry,
@@ -195,7 +196,32 @@ impl Spool {
         entry.data_set_sha256 = staged.digest;
         entry.data_set_length = staged.length;
         entry.prefix_length = prefix.len() as u32;
-        self.ask(|answer| Job::Object { entry: Box::new(entry), prefix, staged, answer }).await
+        let mut offered = Offered { entry: Box::new(entry), prefix, staged };
+        loop {
+            let (committed, returned) = self.ask(|answer| Job::Object { offered, answer }).await?;
+            let (Verdict::Duplicate(original), Some(duplicate)) = (committed.verdict, returned) else {
+                return Ok(committed);
+            };
+            if self.is_intact(original).await? {
+                return Ok(committed);
+            }
+            self.free_damaged(original).await?;
+            offered = duplicate;
+        }
+    }
+
+    /// Whether the disk has the entry's bytes; reads them all.
+    async fn is_intact(&self, id: EntryId) -> Result<bool, SpoolError> {
+        // Each reads a quarter of a MiB at a time.
+        let _turn = self.shared.checks.acquire().await.map_err(|_| self.closed())?;
+        self.blocking(move |shared| scrub::is_intact(shared, id)).await
+    }
+
+    async fn free_damaged(&self, entry: EntryId) -> Result<(), SpoolError> {
+        let reason = "damaged, received anew".to_owned();
+        let purged = Fact::Purged { entry, reason, at: self.shared.clock.now() };
+        let freed = self.append(vec![purged], Durability::Synced).await?;
+        self.applied(freed).await
     }
 
     /// Appends facts about entries (never `Received`, which only a commit makes), in order.
@@ -294,35 +320,6 @@ impl Spool {
         let uid = uid.clone();
         let held = self.blocking(move |shared| shared.held_with_uid(&uid)).await?;
         Ok(held.into_iter().map(|(id, ..)| id).collect())
-    }
-
-    /// Frees held copies of this very object whose bytes the disk does not have any more, so that a
-    /// resend is received anew and not taken for a duplicate of what can't be read.
-    pub async fn free_damaged_copies(
-        &self,
-        uid: &Uid,
-        transfer_syntax_uid: &str,
-        digest: Digest,
-    ) -> Result<(), SpoolError> {
-        let (uid, syntax) = (uid.clone(), transfer_syntax_uid.to_owned());
-        let copies = self.blocking(move |shared| shared.copies_held(&uid, &syntax, digest)).await?;
-        if copies.is_empty() {
-            return Ok(());
-        }
-        // Each reads a quarter of a MiB at a time.
-        let _turn = self.shared.checks.acquire().await.map_err(|_| self.closed())?;
-        let damaged = self.blocking(move |shared| shared.damaged_among(&copies)).await?;
-        if damaged.is_empty() {
-            return Ok(());
-        }
-        let at = self.shared.clock.now();
-        let freed = damaged.into_iter().map(|entry| Fact::Purged {
-            entry,
-            reason: "damaged, received anew".to_owned(),
-            at,
-        });
-        let freed = self.append(freed.collect(), Durability::Synced).await?;
-        self.applied(freed).await
     }
 
     /// Held entries after `after`, oldest first.

@@ -153,6 +153,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         wake,
         safe: LogPosition::default(),
         checkpointed: Instant::now(),
+        seen_end: LogPosition::default(),
         started: Instant::now(),
         freed_early_at: None,
     };

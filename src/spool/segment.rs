@@ -1,10 +1,12 @@
-//! Segments: the files of the log. Preallocated and zero-filled, synced once with their directory,
-//! then written front to back and, when nothing in them is needed any more, written again under a
-//! new generation: rewritten blocks sync several times faster than first writes.
+//! Segments: the files of the log. Allocated whole and synced with their directory, then written
+//! front to back and, when nothing in them is needed any more, written again under a new generation:
+//! blocks that were written before sync faster than those written for the first time. So spares are
+//! filled with zeros too, but only while nobody waits for a sync of ours: a filler beside senders
+//! costs them more than it gives (`docs/decisions/0001-append-only-log.md`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +33,12 @@ struct Spare {
     path: PathBuf,
     file: File,
     size: u64,
+    /// Bytes at its beginning that were written before.
+    filled: u64,
 }
+
+/// Zeros written to a spare at a time: who sends meanwhile waits for no more.
+const FILL_STEP: u64 = 1 << 20;
 
 /// All segments of a spool: the live ones by generation, and spares to write next.
 pub struct Segments {
@@ -71,7 +78,8 @@ impl Segments {
                     let segment = Segment { generation, size, path, file };
                     live.insert(generation, Arc::new(segment));
                 }
-                None => spares.push_back(Spare { path, file, size }),
+                // Left as it is until it is needed: it may be a segment whose beginning is damaged.
+                None => spares.push_back(Spare { path, file, size, filled: size }),
             }
         }
         Ok(Segments {
@@ -109,8 +117,7 @@ impl Segments {
         self.spares.lock().iter().map(|spare| spare.size).sum()
     }
 
-    /// Makes one more spare: zero-filled and synced with its directory, so that a later
-    /// `fdatasync` has no metadata to write.
+    /// Makes one more spare: its space taken, synced with its directory.
     pub fn prepare(&self) -> io::Result<()> {
         let slot = {
             let mut next = self.next_slot.lock();
@@ -119,15 +126,37 @@ impl Segments {
         };
         let path = self.dir.join(format!("segment-{slot:08}.log"));
         let preparing = path.with_extension("new");
-        let made = self.zero_filled(&preparing);
+        let made = self.allocated(&preparing);
         if made.is_err() {
             let _ = std::fs::remove_file(&preparing);
         }
         let file = made?;
         std::fs::rename(&preparing, &path)?;
         File::open(&self.dir)?.sync_all()?;
-        self.spares.lock().push_back(Spare { path, file, size: self.size });
+        self.spares.lock().push_back(Spare { path, file, size: self.size, filled: 0 });
         Ok(())
+    }
+
+    /// Writes the next zeros to a spare that was never written; whether there was one.
+    pub fn fill_step(&self) -> io::Result<bool> {
+        // Out of the others' reach meanwhile. Among spares never written the order does not matter.
+        let taken = {
+            let mut spares = self.spares.lock();
+            let unfilled = spares.iter().position(|spare| spare.filled < spare.size);
+            unfilled.and_then(|at| spares.remove(at))
+        };
+        let Some(mut spare) = taken else { return Ok(false) };
+        let step = FILL_STEP.min(spare.size - spare.filled);
+        let zeros = vec![0; step as usize];
+        let filled = spare.file.write_all_at(&zeros, spare.filled).and_then(|()| spare.file.sync_data());
+        if let Err(error) = filled {
+            // Records would meet the same.
+            std::fs::remove_file(&spare.path)?;
+            return Err(error);
+        }
+        spare.filled += step;
+        self.spares.lock().push_back(spare);
+        Ok(true)
     }
 
     /// Gives the oldest spare's space back. The oldest: what remains on disk must stay the log's
@@ -137,14 +166,12 @@ impl Segments {
         std::fs::remove_file(&spare.path)
     }
 
-    fn zero_filled(&self, path: &Path) -> io::Result<File> {
-        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        let zeros = vec![0; 1 << 20];
-        let mut left = self.size;
-        while left > 0 {
-            let take = left.min(zeros.len() as u64) as usize;
-            file.write_all(&zeros[..take])?;
-            left -= take as u64;
+    fn allocated(&self, path: &Path) -> io::Result<File> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.size) {
+            // Not every file system can; there a segment grows as it is written.
+            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(self.size)?,
+            allocated => allocated?,
         }
         file.sync_all()?;
         Ok(file)
@@ -160,7 +187,7 @@ impl Segments {
             }
             spares.pop_front()
         };
-        let Some(Spare { path, file, size }) = spare else { return Ok(None) };
+        let Some(Spare { path, file, size, .. }) = spare else { return Ok(None) };
         file.write_all_at(&header(generation), 0)?;
         let segment = Arc::new(Segment { generation, size, path, file });
         self.live.write().insert(generation, segment.clone());
@@ -178,7 +205,7 @@ impl Segments {
         match Arc::try_unwrap(segment) {
             Ok(Segment { path, file, size, .. }) => {
                 // Behind earlier recycled ones, before none: spares are used oldest first.
-                self.spares.lock().push_back(Spare { path, file, size });
+                self.spares.lock().push_back(Spare { path, file, size, filled: size });
                 true
             }
             Err(still_read) => {

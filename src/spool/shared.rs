@@ -25,7 +25,6 @@ use super::queue::Queue;
 use super::recent::{Recent, Recently};
 use super::record::Payload;
 use super::scan::{self, Found, Record};
-use super::scrub;
 use super::segment::{FIRST_RECORD, Segment, Segments};
 use super::stage::Room;
 use super::state::{DeliveryPolicy, EntryState, Place};
@@ -202,24 +201,6 @@ impl Shared {
         }
         held.sort_by_key(|(id, ..)| *id);
         Ok(held)
-    }
-
-    /// Held entries of this very object.
-    pub fn copies_held(&self, uid: &Uid, syntax: &str, digest: Digest) -> Result<Vec<EntryId>, SpoolError> {
-        let mut held = self.held_with_uid(uid)?;
-        held.retain(|(_, held, held_in)| *held == digest && held_in == syntax);
-        Ok(held.into_iter().map(|(id, ..)| id).collect())
-    }
-
-    /// Those of the entries that are not intact on the disk. Reads all of each.
-    pub fn damaged_among(&self, ids: &[EntryId]) -> Result<Vec<EntryId>, SpoolError> {
-        let mut damaged = Vec::new();
-        for id in ids {
-            if !scrub::is_intact(self, *id)? {
-                damaged.push(*id);
-            }
-        }
-        Ok(damaged)
     }
 
     /// Where an entry's newest record lies, and its large file's name.
