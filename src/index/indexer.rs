@@ -17,7 +17,7 @@ use crate::store::{Store, StoreError};
 const BATCH: usize = 512;
 /// Between two transactions, unless a search waits: their syncs would take from the log's, which
 /// stands between an object and its answer.
-const PACE: Duration = Duration::from_millis(100);
+const PACE: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 

@@ -213,6 +213,9 @@ impl Committer {
             self.publish();
         }
         batch.answer();
+        if must_sync {
+            self.project();
+        }
         crate::telemetry::metrics::spool_commit(begun.elapsed().as_secs_f64(), records);
     }
 
@@ -232,17 +235,23 @@ impl Committer {
         self.position.segment.file.sync_data()
     }
 
-    /// Hands what is durable to the projection and to followers. Blocks while the projection is
-    /// far behind: the log must not outrun it without bound.
-    fn publish(&mut self) {
+    /// Tells those who look entries up, and followers, what is durable: before the answers, so that
+    /// who was answered finds it.
+    fn publish(&self) {
         let Some(last) = self.unsynced.last() else { return };
-        let after = last.after;
+        for published in &self.unsynced {
+            self.shared.recent.publish(published);
+        }
+        self.shared.durable.send_replace(last.after);
+    }
+
+    /// Hands what is durable to the projection. Blocks while that is far behind: the log must not
+    /// outrun it without bound.
+    fn project(&mut self) {
         for published in self.unsynced.drain(..) {
-            self.shared.recent.publish(&published);
             // The projector ends only after us.
             let _ = self.projector.send(published);
         }
-        self.shared.durable.send_replace(after);
     }
 
     /// Gives each record its sequence number and place, and writes them in as few writes as fit.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::{Mutex, RwLock};
@@ -39,6 +39,9 @@ const PUBLISHED: usize = 8192;
 const CHECKS: usize = 8;
 /// Records that the projection takes at once.
 const APPLY: usize = 512;
+/// Between two applications, unless somebody who holds up others waits for one: sled writes to the
+/// disk after each, beside the log's syncs.
+const PACE: Duration = Duration::from_millis(10);
 
 /// The spool's threads, until it is closed.
 pub struct Threads {
@@ -102,6 +105,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
     let (projector, published) = bounded(PUBLISHED);
     let (maintenance, wake) = bounded(1);
     let (comparer, wake_comparer) = bounded(1);
+    let (hurry, hurried) = bounded(1);
     // Nobody reaches the end of an empty log by following it, so it is where they begin.
     let is_empty = head.sequence == 1;
     let end = match is_empty {
@@ -133,6 +137,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         checks: tokio::sync::Semaphore::new(CHECKS),
         maintenance,
         comparer,
+        hurry,
         index_cursor,
         route_cursor,
         write_errors: Mutex::new(Vec::new()),
@@ -162,7 +167,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         spawn("spool-committer", move || committer.run())?,
         spawn("spool-projector", {
             let shared = shared.clone();
-            move || project(&shared, &published)
+            move || project(&shared, &published, &hurried)
         })?,
         spawn("spool-maintenance", move || caretaker.run())?,
         spawn("spool-scrub", {
@@ -196,8 +201,9 @@ impl Threads {
 }
 
 /// Applies what is durable to the projection, until the committer ends.
-fn project(shared: &Shared, published: &Receiver<Published>) {
+fn project(shared: &Shared, published: &Receiver<Published>, hurry: &Receiver<()>) {
     while let Ok(first) = published.recv() {
+        let begun = Instant::now();
         let mut records = vec![first];
         records.extend(published.try_iter().take(APPLY - 1));
         let applied = projection::apply(&shared.queue, &records, |consequences| {
@@ -218,6 +224,9 @@ fn project(shared: &Shared, published: &Receiver<Published>) {
         }
         if records.iter().any(is_conflict) {
             shared.wake_comparer();
+        }
+        if records.len() < APPLY {
+            let _ = hurry.recv_timeout(PACE.saturating_sub(begun.elapsed()));
         }
     }
 }

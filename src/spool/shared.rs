@@ -56,6 +56,8 @@ pub struct Shared {
     pub maintenance: Sender<()>,
     /// Wakes whoever compares conflicts.
     pub comparer: Sender<()>,
+    /// Wakes the projector from its pause.
+    pub hurry: Sender<()>,
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
     pub write_errors: Mutex<Vec<Instant>>,
@@ -249,6 +251,7 @@ impl Shared {
     /// Waits until the projection has applied all that is durable. Blocks.
     fn catch_up(&self) -> Result<(), SpoolError> {
         let durable = *self.durable.borrow();
+        let _ = self.hurry.try_send(());
         while *self.applied.borrow() < durable {
             if let Some(reason) = self.failure() {
                 return Err(SpoolError::Failed(reason));
