@@ -287,6 +287,8 @@ def test_a_destination_is_added_used_paused_and_removed(make_subject):
     with Archive() as archive:
         node = make_subject()
         before = send(node, 3)
+        # It takes what is routed from then on, and routing follows the answer.
+        clients.wait_until(lambda: node.lines("spool", "status")[0]["unrouted"] == 3, "they are routed")
         node.run(
             "destination",
             "add",

@@ -438,6 +438,6 @@ mod tests {
     fn lists_come_in_few_lengths() {
         assert_eq!(padded(&[1, 2, 3]).collect::<Vec<_>>(), [1, 2, 3, 3]);
         assert_eq!(padded::<i64>(&[]).count(), 0);
-        assert_eq!([1, 3, 63, 64, 500].map(chunk_length), [1, 2, 32, 64, 64]);
+        assert_eq!([1, 3, 7, 8, 500].map(chunk_length), [1, 2, 4, 8, 8]);
     }
 }

@@ -286,6 +286,24 @@ mod tests {
     }
 
     #[test]
+    fn a_spare_is_filled_once_and_a_segment_in_use_never() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), FILL_STEP * 3 / 2).unwrap();
+        segments.prepare().unwrap();
+        segments.prepare().unwrap();
+        let used = segments.begin(1, 0).unwrap().unwrap();
+        let mut record = vec![7; 100];
+        used.file.write_all_at(&record, FIRST_RECORD).unwrap();
+        assert_eq!([(); 3].map(|()| segments.fill_step().unwrap()), [true, true, false]);
+        used.file.read_exact_at(&mut record, FIRST_RECORD).unwrap();
+        assert_eq!(record, [7; 100]);
+        drop(used);
+        segments.begin(2, 0).unwrap().unwrap();
+        assert!(segments.recycle_oldest());
+        assert!(!segments.fill_step().unwrap(), "a recycled one was written");
+    }
+
+    #[test]
     fn a_segment_that_is_being_read_is_not_recycled() {
         let dir = tempfile::tempdir().unwrap();
         let segments = Segments::open(dir.path(), 64 << 10).unwrap();
