@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from real_files.collection import COLUMNS, DICOMDIR, EXPECTED, TEXT, TRUNCATED, expected, files, peek
+from real_files.collection import COLUMNS, DICOMDIR, EXPECTED, NO_STUDY, TEXT, TRUNCATED, expected, files, peek
 from real_files.doors import STORED, c_store, stow
 from subject import Orthanc, RelayPacs
 
@@ -58,6 +58,8 @@ def why(file, c_store_outcome, comment):
         return TEXT
     if file.instance.sop_class == MEDIA_STORAGE_DIRECTORY:
         return DICOMDIR
+    if c_store_outcome == "refused context":
+        return NO_STUDY
     if "ends inside" in comment:
         return TRUNCATED
     for keyword in ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"):

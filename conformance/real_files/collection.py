@@ -19,6 +19,7 @@ EXPECTED = pathlib.Path(__file__).resolve().parent.parent / "expected.tsv"
 # Reasons of expected.tsv for what is no SOP instance, or not one in full: it is not to be stored by anybody.
 TEXT, DICOMDIR, TRUNCATED = "no DICOM: text", "DICOMDIR: no storage SOP class", "truncated: ends inside an element"
 NO_IDENTITY = "no SOPInstanceUID"
+NO_STUDY = "belongs to no study (PS3.4 Annex GG)"
 COLUMNS = ["sha256", "file", "c_store", "stow", "archive", "reason"]
 
 

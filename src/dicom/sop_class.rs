@@ -2,18 +2,33 @@
 //! negotiating; the registry is that of PS3.6 table A-1 as the dictionary crate has it.
 
 use dicom_core::dictionary::UidDictionary;
-use dicom_dictionary_std::StandardSopClassDictionary;
+use dicom_dictionary_std::{StandardSopClassDictionary, uids};
 
 pub const VERIFICATION: &str = "1.2.840.10008.1.1";
 pub const PATIENT_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.1.1";
 pub const STUDY_ROOT_FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
+
+/// Non-Patient Object Storage (PS3.4 §GG.3): a service of its own, for objects that belong to no
+/// study. They would be refused one by one: a sender learns it sooner while negotiating.
+const NON_PATIENT: [&str; 9] = [
+    uids::HANGING_PROTOCOL_STORAGE,
+    uids::COLOR_PALETTE_STORAGE,
+    uids::GENERIC_IMPLANT_TEMPLATE_STORAGE,
+    uids::IMPLANT_ASSEMBLY_TEMPLATE_STORAGE,
+    uids::IMPLANT_TEMPLATE_GROUP_STORAGE,
+    uids::CT_DEFINED_PROCEDURE_PROTOCOL_STORAGE,
+    uids::PROTOCOL_APPROVAL_STORAGE,
+    uids::XA_DEFINED_PROCEDURE_PROTOCOL_STORAGE,
+    uids::INVENTORY_STORAGE,
+];
 
 /// What the registry says about a UID offered as SOP class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A registered Storage SOP class (PS3.4 §B.5), retired ones included.
     Storage,
-    /// Registered, and not for storage (Verification, Query/Retrieve, DICOMDIR …).
+    /// Registered, and not for storage of what belongs to a study (Verification, Query/Retrieve,
+    /// DICOMDIR, palettes …).
     Other,
     /// Not in the registry: private, or newer than our dictionary.
     Unknown,
@@ -28,7 +43,7 @@ pub fn name(uid: &str) -> Option<&'static str> {
 
 pub fn kind(uid: &str) -> Kind {
     match name(uid) {
-        Some(name) if is_storage(name) => Kind::Storage,
+        Some(name) if is_storage(name) && !NON_PATIENT.contains(&uid) => Kind::Storage,
         Some(_) => Kind::Other,
         None if is_dicoms_but_no_sop_class(uid) => Kind::Other,
         None => Kind::Unknown,
@@ -55,8 +70,6 @@ fn is_dicoms_but_no_sop_class(uid: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use dicom_dictionary_std::uids;
-
     use super::*;
 
     /// Looked through by a person: of the dictionary's SOP classes these, although they are
@@ -73,9 +86,7 @@ mod tests {
             "1.2.840.10008.5.1.4.1.1.5",
             "1.2.840.10008.5.1.4.34.1",
             uids::RAW_DATA_STORAGE,
-            uids::HANGING_PROTOCOL_STORAGE,
-            uids::COLOR_PALETTE_STORAGE,
-            uids::INVENTORY_STORAGE,
+            uids::CT_PERFORMED_PROCEDURE_PROTOCOL_STORAGE,
         ] {
             assert_eq!(kind(uid), Kind::Storage, "{uid} {:?}", name(uid));
         }
@@ -86,6 +97,8 @@ mod tests {
         for uid in [
             uids::VERIFICATION,
             uids::MEDIA_STORAGE_DIRECTORY_STORAGE,
+            uids::HANGING_PROTOCOL_STORAGE,
+            uids::INVENTORY_STORAGE,
             uids::STORAGE_COMMITMENT_PUSH_MODEL,
             "1.2.840.10008.1.20.2",
             uids::STUDY_ROOT_QUERY_RETRIEVE_INFORMATION_MODEL_FIND,
