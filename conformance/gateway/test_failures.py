@@ -136,7 +136,8 @@ def spawn_with_failing(node, call, first):
     """Starts the node; from the first-th call on, every such call fails with EIO."""
     serve = [str(binary()), "serve", "--config", str(node.config_file)]
     fail = f"inject={call}:error=EIO:when={first}+"
-    node.spawn(["strace", "-f", "-qq", "-e", f"trace={call}", "-e", fail, "-o", "/dev/null", *serve])
+    # -D: what we spawned, and stop, is the node; strace is its grandchild.
+    node.spawn(["strace", "-D", "-f", "-qq", "-e", f"trace={call}", "-e", fail, "-o", "/dev/null", *serve])
     return node.wait_ready(60)
 
 
