@@ -71,9 +71,9 @@ impl Segments {
                 continue;
             };
             next_slot = next_slot.max(slot + 1);
-            let file = OpenOptions::new().read(true).write(true).open(&path)?;
-            let size = file.metadata()?.len();
-            match read_generation(&file)? {
+            let (file, size, generation) = existing(&path)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            match generation {
                 Some(generation) => {
                     let segment = Segment { generation, size, path, file };
                     live.insert(generation, Arc::new(segment));
@@ -226,6 +226,14 @@ impl Segments {
         live.remove(&generation);
         Ok(())
     }
+}
+
+/// A segment's file, its size and its generation, if it has one.
+fn existing(path: &Path) -> io::Result<(File, u64, Option<u32>)> {
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let size = file.metadata()?.len();
+    let generation = read_generation(&file)?;
+    Ok((file, size, generation))
 }
 
 fn slot_of(path: &Path) -> Option<u64> {
