@@ -12,6 +12,7 @@ import requests
 import clients
 import instances
 import postgres
+from gateway.support import files_of
 from pdu import Closed
 from subject import binary
 from waiting import wait_until
@@ -132,12 +133,13 @@ def can_echo(node):
         return False
 
 
-def spawn_with_failing(node, call, first):
-    """Starts the node; from the first-th call on, every such call fails with EIO."""
+def spawn_with_failing(node, call, first, file=None):
+    """Starts the node; from the first-th call on, every such call (on `file` only) fails with EIO."""
     serve = [str(binary()), "serve", "--config", str(node.config_file)]
     fail = f"inject={call}:error=EIO:when={first}+"
     # -D: what we spawned, and stop, is the node; strace is its grandchild.
-    node.spawn(["strace", "-D", "-f", "-qq", "-e", f"trace={call}", "-e", fail, "-o", "/dev/null", *serve])
+    only = ["-P", str(file)] if file else []
+    node.spawn(["strace", "-D", "-f", "-qq", *only, "-e", f"trace={call}", "-e", fail, "-o", "/dev/null", *serve])
     return node.wait_ready(60)
 
 
@@ -199,6 +201,21 @@ def test_a_second_storage_failure_leaves_a_node_that_only_reads(make_subject):
     assert node.held().keys() >= {one.sop_instance for one in before}
     assert requests.get(f"http://127.0.0.1:{node.http_port}/health/ready", timeout=10).status_code == 503
     assert node.process.poll() is None
+
+
+@pytest.mark.root
+def test_a_bad_sector_is_told_of_and_a_resend_replaces_what_lies_there(make_subject):
+    """The scrub goes on past it."""
+    node = make_subject({"spool": {"inline_limit": "16 KiB"}})
+    bad, good = instances.instance(pixel_bytes=100_000), instances.study(3)
+    clients.store_all(node, [bad, *good])
+    (file,) = [path for path in files_of(node) if path.parent.name == "large"]
+    node.stop()
+    spawn_with_failing(node, "pread64", 1, file)
+    wait_until(lambda: "relaypacs_acked_object_missing 1" in node.metrics(), "it is counted", 30)
+    clients.store_all(node, [bad])
+    wait_until(lambda: "relaypacs_acked_object_missing 0" in node.metrics(), "it is held again", 30)
+    assert node.held()[bad.sop_instance] == [bad.sha256]
 
 
 def fresh(like):

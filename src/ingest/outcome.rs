@@ -59,7 +59,7 @@ pub enum Refusal {
     NotPart10(String),
     #[error("the object is longer than the limit of {limit} bytes")]
     TooLarge { limit: u64 },
-    #[error("no room: {0}")]
+    #[error("{0}")]
     OutOfResources(String),
     /// The sender broke off; there is nobody to answer, or the request as a whole fails.
     #[error("the sender broke off: {0}")]
@@ -108,10 +108,18 @@ impl Refusal {
     }
 }
 
-/// The spool refuses an object only for want of room or because it is closed: either way the
-/// sender shall keep it and come back.
+/// The spool refuses an object only for want of room, because it is closed, or because the disk
+/// fails: each time the sender shall keep it and come back. What exactly failed is not for peers.
 impl From<SpoolError> for Refusal {
     fn from(error: SpoolError) -> Refusal {
-        Refusal::OutOfResources(error.to_string())
+        let said = match &error {
+            SpoolError::Full(_) => "the spool has no room",
+            SpoolError::Failed(_) => "the spool is closed",
+            _ => {
+                tracing::error!(%error, "an object was refused");
+                "the spool's disk fails"
+            }
+        };
+        Refusal::OutOfResources(said.to_owned())
     }
 }

@@ -13,6 +13,7 @@ use super::segment::Segment;
 use super::stage::{Content, LargeFile, Staged};
 use super::state::{EntryState, Place};
 use super::{Durability, SpoolError};
+use crate::clock::Millis;
 use crate::dicom::Uid;
 
 /// What an object is to those held already.
@@ -71,6 +72,7 @@ pub struct Record {
     prefix: Bytes,
     content: Vec<Bytes>,
     large: Option<LargeFile>,
+    /// It is an object, or goes with one.
     is_object: bool,
     place: Option<Place>,
     /// Budget of the staged bytes, given back when the batch is done.
@@ -125,6 +127,7 @@ impl Batch {
         &mut self,
         mut offered: Offered,
         verdict: Verdict,
+        at: Millis,
         answer: Answer<(Committed, Option<Offered>)>,
     ) {
         match verdict {
@@ -142,9 +145,11 @@ impl Batch {
             digest: entry.data_set_sha256,
             transfer_syntax_uid: entry.transfer_syntax_uid.clone(),
         };
-        match Record::object(offered) {
-            Ok(record) => {
+        let replaces = std::mem::take(&mut offered.replaces);
+        match Record::object(offered).and_then(|record| Ok((record, freed_for_it(replaces, at)?))) {
+            Ok((record, freed)) => {
                 self.records.push(record);
+                self.records.extend(freed);
                 self.by_uid.entry(uid).or_default().push(sibling);
                 self.objects.push(Waiting { answer, id, verdict, returned: None });
                 self.must_sync = true;
@@ -227,9 +232,20 @@ impl Batch {
     }
 }
 
+/// The damaged entries that an object replaces are freed behind it: refused with it where there is
+/// no room, so that they are never gone and it not there.
+fn freed_for_it(replaces: Vec<EntryId>, at: Millis) -> Result<Vec<Record>, SpoolError> {
+    let freed = |entry| {
+        let reason = "damaged, received anew".to_owned();
+        let record = Record::fact(Fact::Purged { entry, reason, at })?;
+        Ok(Record { is_object: true, ..record })
+    };
+    replaces.into_iter().map(freed).collect()
+}
+
 impl Record {
     fn object(offered: Offered) -> Result<Record, SpoolError> {
-        let Offered { entry, prefix, staged } = offered;
+        let Offered { entry, prefix, staged, .. } = offered;
         let Staged { digest, length, content, permits } = staged;
         let (payload, content, large) = match content {
             Content::Inline(chunks) => (Payload::Inline, chunks, None),

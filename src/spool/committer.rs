@@ -60,6 +60,8 @@ pub struct Offered {
     pub entry: Box<SpoolEntry>,
     pub prefix: Bytes,
     pub staged: Staged,
+    /// Damaged entries of the same object, freed once this one is written.
+    pub replaces: Vec<EntryId>,
 }
 
 /// What a commit says to its object. A duplicate comes back beside it, for the case that what it
@@ -78,6 +80,8 @@ pub struct Committer {
     pub position: Head,
     /// Written, not synced: facts that wait for the next sync.
     pub unsynced: Vec<Published>,
+    /// The folder of large files has names that no sync reached.
+    pub large_unsynced: bool,
 }
 
 /// Where the next record goes.
@@ -141,8 +145,8 @@ impl Committer {
             return refuse(job, SpoolError::Failed(reason));
         }
         match job {
-            Job::Object { offered, answer } => match self.shared.judge(&offered.entry, batch) {
-                Ok(verdict) => batch.object(offered, verdict, answer),
+            Job::Object { offered, answer } => match self.shared.judge(&offered, batch) {
+                Ok(verdict) => batch.object(offered, verdict, self.shared.clock.now(), answer),
                 Err(error) => drop(answer.send(Err(error))),
             },
             Job::Facts { facts, durability, answer } => batch.facts(facts, durability, answer),
@@ -187,6 +191,7 @@ impl Committer {
         }
         let begun = Instant::now();
         let records = batch.len();
+        self.large_unsynced |= batch.has_large();
         let written = self.append(&mut batch);
         if let Err(error) = written {
             self.shared.write_failed(&error);
@@ -201,7 +206,7 @@ impl Committer {
         }
         crate::failpoint::pass("record_appended");
         let sync = must_sync && self.shared.options.sync;
-        if sync && let Err(error) = self.sync(&batch) {
+        if sync && let Err(error) = self.sync() {
             let reason = format!("sync failed: {error}");
             self.shared.fail(&reason);
             return batch.fail(|| SpoolError::Failed(reason.clone()));
@@ -227,9 +232,10 @@ impl Committer {
         self.position.acked_through = self.position.sequence - 1;
     }
 
-    fn sync(&self, batch: &Batch) -> io::Result<()> {
-        if batch.has_large() {
+    fn sync(&mut self) -> io::Result<()> {
+        if self.large_unsynced {
             self.large_dir.sync_all()?;
+            self.large_unsynced = false;
             crate::failpoint::pass("large_directory_synced");
         }
         self.position.segment.file.sync_data()

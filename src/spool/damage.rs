@@ -15,6 +15,11 @@ const MOST: usize = 100_000;
 /// Files in `review/` that name losses of which the projection knows nothing any more.
 const LIST: &str = "lost-";
 
+/// Whether the disk itself can't read it: a bad sector, most often.
+pub fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 #[derive(Debug, Default)]
 pub struct Damage {
     known: Mutex<BTreeSet<EntryId>>,

@@ -56,6 +56,7 @@ pub use state::{DeliveryPolicy, EntryState};
 use crate::clock::Millis;
 use crate::dicom::Uid;
 use committer::{Job, Offered};
+use scrub::Held;
 use shared::Shared;
 
 /// Cheap to clone; every clone speaks to the same log. [`Spool::close`] ends it.
@@ -184,7 +185,7 @@ impl Spool {
     /// Makes a staged object durable, with the Part 10 header that goes before its data set.
     /// `entry.id` is given by the log. Returns only after the sync; a duplicate's only after its
     /// original's, and after the disk was seen to have the original's bytes. Where it has not, the
-    /// original is freed and the duplicate takes its place.
+    /// duplicate takes the original's place, which is freed with the same sync.
     pub async fn commit(
         &self,
         mut entry: SpoolEntry,
@@ -196,32 +197,27 @@ impl Spool {
         entry.data_set_sha256 = staged.digest;
         entry.data_set_length = staged.length;
         entry.prefix_length = prefix.len() as u32;
-        let mut offered = Offered { entry: Box::new(entry), prefix, staged };
+        let mut offered = Offered { entry: Box::new(entry), prefix, staged, replaces: Vec::new() };
         loop {
             let (committed, returned) = self.ask(|answer| Job::Object { offered, answer }).await?;
             let (Verdict::Duplicate(original), Some(duplicate)) = (committed.verdict, returned) else {
                 return Ok(committed);
             };
-            if self.is_intact(original).await? {
-                return Ok(committed);
-            }
-            self.free_damaged(original).await?;
             offered = duplicate;
+            match self.look(original).await? {
+                Held::Intact => return Ok(committed),
+                Held::Damaged => offered.replaces.push(original),
+                // Who freed it may have had less luck with what takes its place.
+                Held::Gone => {}
+            }
         }
     }
 
-    /// Whether the disk has the entry's bytes; reads them all.
-    async fn is_intact(&self, id: EntryId) -> Result<bool, SpoolError> {
+    /// What the disk has of an entry.
+    async fn look(&self, id: EntryId) -> Result<Held, SpoolError> {
         // Each reads a quarter of a MiB at a time.
         let _turn = self.shared.checks.acquire().await.map_err(|_| self.closed())?;
-        self.blocking(move |shared| scrub::is_intact(shared, id)).await
-    }
-
-    async fn free_damaged(&self, entry: EntryId) -> Result<(), SpoolError> {
-        let reason = "damaged, received anew".to_owned();
-        let purged = Fact::Purged { entry, reason, at: self.shared.clock.now() };
-        let freed = self.append(vec![purged], Durability::Synced).await?;
-        self.applied(freed).await
+        self.blocking(move |shared| scrub::look(shared, id)).await
     }
 
     /// Appends facts about entries (never `Received`, which only a commit makes), in order.

@@ -36,7 +36,7 @@ const JOBS: usize = 4096;
 /// Durable records that may wait for the projection.
 const PUBLISHED: usize = 8192;
 /// Resends compared with what is held at the same time.
-const CHECKS: usize = 8;
+pub const CHECKS: usize = 8;
 /// Records that the projection takes at once.
 const APPLY: usize = 512;
 /// Between two applications, unless somebody who holds up others waits for one: sled writes to the
@@ -152,6 +152,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         large_dir,
         position: head,
         unsynced: Vec::new(),
+        large_unsynced: false,
     };
     let caretaker = Maintenance {
         shared: shared.clone(),

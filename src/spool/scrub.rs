@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::disk_view::DiskView;
 use super::entry::EntryId;
 use super::shared::Shared;
-use super::{SpoolError, scan};
+use super::{SpoolError, damage, scan};
 use crate::clock::Millis;
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -56,7 +56,7 @@ fn next_page(shared: &Shared) -> Result<(), SpoolError> {
     let entries = shared.queue.entries(round.after, PAGE)?;
     for state in &entries {
         let begun = Instant::now();
-        is_intact(shared, state.id)?;
+        look(shared, state.id)?;
         let share = Duration::from_secs_f64(state.size as f64 / PACE as f64);
         if !pause(shared, share.saturating_sub(begun.elapsed())) {
             return Ok(());
@@ -67,20 +67,32 @@ fn next_page(shared: &Shared) -> Result<(), SpoolError> {
     Ok(shared.queue.set_scrub_round(&round)?)
 }
 
-/// Whether the disk has the entry's bytes as they were acknowledged; notes it when not. Freed
-/// meanwhile is as good.
-pub fn is_intact(shared: &Shared, id: EntryId) -> Result<bool, SpoolError> {
-    let is_intact = has_its_bytes(shared, id)?;
-    if !is_intact {
-        shared.damage.note(id, "the disk does not have its bytes");
-    }
-    Ok(is_intact)
+/// What the disk has of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    Intact,
+    Damaged,
+    /// Freed meanwhile.
+    Gone,
 }
 
-fn has_its_bytes(shared: &Shared, id: EntryId) -> Result<bool, SpoolError> {
+/// Whether the disk has the entry's bytes as they were acknowledged; notes it when not. Reads them
+/// all.
+pub fn look(shared: &Shared, id: EntryId) -> Result<Held, SpoolError> {
+    let held = match held(shared, id) {
+        Err(SpoolError::Io { source, .. }) if damage::is_unreadable(&source) => Held::Damaged,
+        held => held?,
+    };
+    if held == Held::Damaged {
+        shared.damage.note(id, "the disk does not have its bytes");
+    }
+    Ok(held)
+}
+
+fn held(shared: &Shared, id: EntryId) -> Result<Held, SpoolError> {
     let (segment, record) = match shared.record(id) {
-        Err(SpoolError::Freed(_) | SpoolError::Unknown(_)) => return Ok(true),
-        Err(SpoolError::Damaged { .. }) => return Ok(false),
+        Err(SpoolError::Freed(_) | SpoolError::Unknown(_)) => return Ok(Held::Gone),
+        Err(SpoolError::Damaged { .. }) => return Ok(Held::Damaged),
         found => found?,
     };
     let header = &record.header;
@@ -90,12 +102,15 @@ fn has_its_bytes(shared: &Shared, id: EntryId) -> Result<bool, SpoolError> {
     };
     let disk = match DiskView::of_synced(&path, header.data_set_length) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(matches!(shared.locate(id), Err(SpoolError::Freed(_))));
+            let freed = matches!(shared.locate(id), Err(SpoolError::Freed(_)));
+            return Ok(if freed { Held::Gone } else { Held::Damaged });
         }
         opened => opened,
     };
-    disk.and_then(|disk| scan::has_digest(&disk, offset, header.data_set_length, &header.data_set_sha256))
-        .map_err(|source| SpoolError::from_io(path, source))
+    let is_intact = disk
+        .and_then(|disk| scan::has_digest(&disk, offset, header.data_set_length, &header.data_set_sha256))
+        .map_err(|source| SpoolError::from_io(path, source))?;
+    Ok(if is_intact { Held::Intact } else { Held::Damaged })
 }
 
 /// False when the spool closes meanwhile.

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 /// Records begin after the segment's own header.
 pub const FIRST_RECORD: u64 = 4096;
@@ -37,17 +37,42 @@ struct Spare {
     filled: u64,
 }
 
+#[derive(Debug, Default)]
+struct Spares {
+    /// Recycled ones first, oldest generation first, so that what remains on disk of an older
+    /// log is always its unbroken end: a rebuild can't meet an object without its purge.
+    queue: VecDeque<Spare>,
+    /// The size of the one that is being filled, and out of the queue meanwhile.
+    filling: Option<u64>,
+}
+
+impl Spares {
+    fn count(&self) -> usize {
+        self.queue.len() + usize::from(self.filling.is_some())
+    }
+}
+
 /// Zeros written to a spare at a time: who sends meanwhile waits for no more.
 const FILL_STEP: u64 = 1 << 20;
+
+impl Spare {
+    fn fill(&mut self) -> io::Result<()> {
+        let step = FILL_STEP.min(self.size - self.filled);
+        self.file.write_all_at(&vec![0; step as usize], self.filled)?;
+        self.file.sync_data()?;
+        self.filled += step;
+        Ok(())
+    }
+}
 
 /// All segments of a spool: the live ones by generation, and spares to write next.
 pub struct Segments {
     dir: PathBuf,
     size: u64,
     live: RwLock<BTreeMap<u32, Arc<Segment>>>,
-    /// Recycled ones first, oldest generation first, so that what remains on disk of an older
-    /// log is always its unbroken end: a rebuild can't meet an object without its purge.
-    spares: Mutex<VecDeque<Spare>>,
+    spares: Mutex<Spares>,
+    /// No spare is being filled any more.
+    filled: Condvar,
     next_slot: Mutex<u64>,
 }
 
@@ -56,7 +81,7 @@ impl Segments {
     pub fn open(dir: &Path, size: u64) -> io::Result<Segments> {
         std::fs::create_dir_all(dir)?;
         let mut live = BTreeMap::new();
-        let mut spares = VecDeque::new();
+        let mut spares = Spares::default();
         let mut next_slot = 0;
         let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)?
             .map(|entry| entry.map(|entry| entry.path()))
@@ -79,7 +104,7 @@ impl Segments {
                     live.insert(generation, Arc::new(segment));
                 }
                 // Left as it is until it is needed: it may be a segment whose beginning is damaged.
-                None => spares.push_back(Spare { path, file, size, filled: size }),
+                None => spares.queue.push_back(Spare { path, file, size, filled: size }),
             }
         }
         Ok(Segments {
@@ -87,6 +112,7 @@ impl Segments {
             size,
             live: RwLock::new(live),
             spares: Mutex::new(spares),
+            filled: Condvar::new(),
             next_slot: Mutex::new(next_slot),
         })
     }
@@ -109,12 +135,13 @@ impl Segments {
     }
 
     pub fn spare_count(&self) -> usize {
-        self.spares.lock().len()
+        self.spares.lock().count()
     }
 
     /// Bytes of spares: on disk, yet free for us.
     pub fn spare_bytes(&self) -> u64 {
-        self.spares.lock().iter().map(|spare| spare.size).sum()
+        let spares = self.spares.lock();
+        spares.queue.iter().map(|spare| spare.size).chain(spares.filling).sum()
     }
 
     /// Makes one more spare: its space taken, synced with its directory.
@@ -133,36 +160,36 @@ impl Segments {
         let file = made?;
         std::fs::rename(&preparing, &path)?;
         File::open(&self.dir)?.sync_all()?;
-        self.spares.lock().push_back(Spare { path, file, size: self.size, filled: 0 });
+        self.spares.lock().queue.push_back(Spare { path, file, size: self.size, filled: 0 });
         Ok(())
     }
 
-    /// Writes the next zeros to a spare that was never written; whether there was one.
+    /// Writes the next zeros to a spare that was never written; whether there was one. One that
+    /// can't be written is removed: records would meet the same.
     pub fn fill_step(&self) -> io::Result<bool> {
         // Out of the others' reach meanwhile. Among spares never written the order does not matter.
-        let taken = {
+        let mut spare = {
             let mut spares = self.spares.lock();
-            let unfilled = spares.iter().position(|spare| spare.filled < spare.size);
-            unfilled.and_then(|at| spares.remove(at))
+            let unfilled = spares.queue.iter().position(|spare| spare.filled < spare.size);
+            let Some(spare) = unfilled.and_then(|at| spares.queue.remove(at)) else { return Ok(false) };
+            spares.filling = Some(spare.size);
+            spare
         };
-        let Some(mut spare) = taken else { return Ok(false) };
-        let step = FILL_STEP.min(spare.size - spare.filled);
-        let zeros = vec![0; step as usize];
-        let filled = spare.file.write_all_at(&zeros, spare.filled).and_then(|()| spare.file.sync_data());
-        if let Err(error) = filled {
-            // Records would meet the same.
-            std::fs::remove_file(&spare.path)?;
-            return Err(error);
+        let filled = spare.fill();
+        let mut spares = self.spares.lock();
+        spares.filling = None;
+        self.filled.notify_all();
+        match filled {
+            Ok(()) => spares.queue.push_back(spare),
+            Err(_) => std::fs::remove_file(&spare.path)?,
         }
-        spare.filled += step;
-        self.spares.lock().push_back(spare);
-        Ok(true)
+        filled.map(|()| true)
     }
 
     /// Gives the oldest spare's space back. The oldest: what remains on disk must stay the log's
     /// unbroken end.
     pub fn discard_spare(&self) -> io::Result<()> {
-        let Some(spare) = self.spares.lock().pop_front() else { return Ok(()) };
+        let Some(spare) = self.spares.lock().queue.pop_front() else { return Ok(()) };
         std::fs::remove_file(&spare.path)
     }
 
@@ -182,10 +209,13 @@ impl Segments {
     pub fn begin(&self, generation: u32, keep: usize) -> io::Result<Option<Arc<Segment>>> {
         let spare = {
             let mut spares = self.spares.lock();
-            if spares.len() <= keep {
+            if spares.count() <= keep {
                 return Ok(None);
             }
-            spares.pop_front()
+            while spares.queue.is_empty() && spares.filling.is_some() {
+                self.filled.wait(&mut spares);
+            }
+            spares.queue.pop_front()
         };
         let Some(Spare { path, file, size, .. }) = spare else { return Ok(None) };
         file.write_all_at(&header(generation), 0)?;
@@ -205,7 +235,7 @@ impl Segments {
         match Arc::try_unwrap(segment) {
             Ok(Segment { path, file, size, .. }) => {
                 // Behind earlier recycled ones, before none: spares are used oldest first.
-                self.spares.lock().push_back(Spare { path, file, size, filled: size });
+                self.spares.lock().queue.push_back(Spare { path, file, size, filled: size });
                 true
             }
             Err(still_read) => {

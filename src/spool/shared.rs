@@ -16,10 +16,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::batch::{Batch, Copy, Verdict};
 use super::capacity::{Capacity, Disk};
-use super::committer::{Answer, Job};
+use super::committer::{Answer, Job, Offered};
 use super::comparer::{self, Compared};
 use super::damage::Damage;
-use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
+use super::entry::{Digest, EntryId, Fact, LogPosition};
 use super::failure;
 use super::queue::Queue;
 use super::recent::{Recent, Recently};
@@ -169,12 +169,15 @@ impl Shared {
 
     /// What an object is to those held already and those before it in its batch (idempotency: the
     /// same SOP Instance UID, transfer syntax and digest are the same object).
-    pub fn judge(&self, entry: &SpoolEntry, batch: &Batch) -> Result<Verdict, SpoolError> {
+    /// What it replaces does not count.
+    pub fn judge(&self, offered: &Offered, batch: &Batch) -> Result<Verdict, SpoolError> {
+        let entry = &offered.entry;
         let uid = &entry.key.sop_instance_uid;
         let same = |digest: &Digest, syntax: &str| {
             *digest == entry.data_set_sha256 && syntax == entry.transfer_syntax_uid
         };
-        let held = self.held_with_uid(uid)?;
+        let mut held = self.held_with_uid(uid)?;
+        held.retain(|(id, ..)| !offered.replaces.contains(id));
         if let Some((id, ..)) = held.iter().find(|(_, digest, syntax)| same(digest, syntax)) {
             return Ok(Verdict::Duplicate(*id));
         }

@@ -1,6 +1,8 @@
 //! What recovery, scrub and readers make of bytes that rot, are torn, or are missing.
 
 use super::*;
+use crate::clock::Clock;
+use crate::spool::open::CHECKS;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
@@ -88,11 +90,11 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     let spool = bench.open();
     spool.set_policies(policies());
     let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
-    assert!(scrub::is_intact(&spool.shared, damaged).unwrap());
+    assert_eq!(scrub::look(&spool.shared, damaged).unwrap(), Held::Intact);
     let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
     file.sync_all().unwrap();
-    assert!(!scrub::is_intact(&spool.shared, damaged).unwrap());
+    assert_eq!(scrub::look(&spool.shared, damaged).unwrap(), Held::Damaged);
     assert_eq!(spool.status().damaged, 1);
     let reader = spool.open(damaged).await.unwrap();
     let length = reader.len();
@@ -115,6 +117,45 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     assert!(bench.dir.path().join("spool/review/segment-of-1.log").exists());
     assert!(matches!(spool.open(damaged).await, Err(SpoolError::Damaged { .. })));
     assert_eq!(spool.counts().objects, 1, "it is told of until a person has seen to it");
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resend_takes_the_place_of_what_is_damaged_with_one_sync() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
+    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
+
+    let anew = store(&spool, "1.9", content(9, 3000)).await.unwrap();
+    assert_eq!(anew.verdict, Verdict::New);
+    assert_eq!(read(&spool, anew.id).await, content(9, 3000));
+    let facts = spool.follow(LogPosition::default(), 10).await.unwrap();
+    let said: Vec<_> = facts.iter().map(|followed| &*followed.fact).collect();
+    assert!(
+        matches!(said[..], [Fact::Received(_), Fact::Received(new), Fact::Purged { entry, .. }]
+            if new.id == anew.id && *entry == damaged),
+        "the old one goes after the new one is written: {said:?}"
+    );
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resend_of_what_was_freed_before_it_was_looked_at_is_kept_itself() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let first = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
+    let turns = spool.shared.checks.acquire_many(CHECKS as u32).await.unwrap();
+    let mut resend = Box::pin(store(&spool, "1.9", content(9, 3000)));
+    let waits = tokio::time::timeout(Duration::from_millis(300), &mut resend).await;
+    assert!(waits.is_err(), "it is judged a duplicate and waits for its look");
+    let freed = Fact::Purged { entry: first, reason: "test".to_owned(), at: bench.clock.now() };
+    spool.append(vec![freed], Durability::Synced).await.unwrap();
+    drop(turns);
+    let kept = resend.await.unwrap();
+    assert_eq!(kept.verdict, Verdict::New);
+    assert_eq!(read(&spool, kept.id).await, content(9, 3000));
     spool.close();
 }
 
