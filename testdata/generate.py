@@ -112,6 +112,7 @@ def encapsulated(ds, *fragments):
     head = head[: head.index(b"\xe0\x7f\x10\0OW")]
     out = head + b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\0\0\0\0"
     for fragment in fragments:
+        assert len(fragment) % 2 == 0, "PS3.5 §A.4"
         out += b"\xfe\xff\0\xe0" + struct.pack("<I", len(fragment)) + fragment
     return out + b"\xfe\xff\xdd\xe0\0\0\0\0"
 
@@ -190,7 +191,7 @@ def good():
     files["rle"] = part10(ds, RLE, encapsulated(ds, rle_frame(ds.PixelData)))
     ds = image("two-fragments", SECONDARY, "OT", study="compressed", series="jpeg")
     files["two-fragments"] = part10(
-        ds, JPEG, encapsulated(ds, b"\xff\xd8\xff\xe0no real JPEG:", b"nothing decodes it\xff\xd9")
+        ds, JPEG, encapsulated(ds, b"\xff\xd8\xff\xe0no real JPEG", b"nothing decodes it\xff\xd9")
     )
     ds = image("multi-frame", US_MULTI, "US", study="multi", NumberOfFrames="4")
     ds.PixelData = pixels("multi-frame", 4 * 512)

@@ -1,13 +1,15 @@
 """The node in front of a real archive: real studies through it into Orthanc, and what Orthanc then holds."""
 
+import pathlib
 import subprocess
+from typing import NamedTuple
 
 import pytest
 
 import clients
 import instances
 from e2e.comparison import difference
-from real_files.collection import EXPECTED, expected, files
+from real_files.collection import EXPECTED, expected, files, read
 from real_files.doors import STORED
 from subject import Orthanc, RelayPacs
 from waiting import wait_until
@@ -34,6 +36,11 @@ ELSEWHERE = [
     for file in distinct([file for file in REAL if TABLE[file.sha256]["archive"] != "keeps"])
     if file.instance.sop_instance not in UIDS
 ]
+
+
+class OwnFile(NamedTuple):
+    name: str
+    instance: instances.Instance
 
 
 @pytest.fixture(scope="module", params=["dimse", "stow"])
@@ -145,6 +152,14 @@ def test_dcmsend_delivers_compressed_objects_as_they_are(chain, tmp_path):
     paths = on_disk(tmp_path / "in", chosen)
     run("dcmsend", "--decompress-never", "-aet", "DCMSEND", "-aec", node.ae_title, "127.0.0.1", node.dicom_port, *paths)
     arrives(chain, chosen)
+
+
+def test_the_projects_own_files_arrive_as_the_readme_shows(chain):
+    node = chain[0]
+    paths = sorted((pathlib.Path(__file__).resolve().parent.parent.parent / "testdata").glob("*.dcm"))
+    lines = node.lines("send", f"{node.ae_title}@127.0.0.1:{node.dicom_port}", *map(str, paths))
+    assert len(lines) == len(paths) > 10
+    arrives(chain, [OwnFile(path.name, read(path.read_bytes())) for path in paths])
 
 
 def test_the_nodes_own_send_delivers_into_the_archive(chain, tmp_path):
