@@ -19,7 +19,6 @@ mod observe;
 pub use folder_lock::{FolderInUse, FolderLock};
 pub use foundation::{Foundation, open_store};
 
-use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, UnknownSopClasses, secret};
 use crate::control::{self, InForce, Running};
 use crate::dicom::{ScanLimits, TransferSyntaxes};
@@ -75,13 +74,9 @@ struct Listeners {
 }
 
 impl Node {
-    pub async fn start(config: Config) -> anyhow::Result<Node> {
-        Self::start_with_clock(config, Arc::new(SystemClock)).await
-    }
-
     /// When this returns, every door is open.
-    pub async fn start_with_clock(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Node> {
-        let foundation = Foundation::open_with_clock(config, clock).await?;
+    pub async fn start(config: Config) -> anyhow::Result<Node> {
+        let foundation = Foundation::open(config).await?;
         observe::report_recovery(&foundation.spool);
         let listeners = Listeners::bind(&foundation.config).await?;
         let addresses = listeners.addresses(&foundation.config)?;

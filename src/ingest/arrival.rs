@@ -77,7 +77,8 @@ impl Gathering {
     }
 }
 
-/// Reads preamble and file meta, which name the transfer syntax; returns what of its data set came along.
+/// Reads preamble and file meta, which name the transfer syntax; returns what of the data set came
+/// along.
 async fn read_file_meta(bytes: &mut Chunks<'_>) -> Result<(FileMeta, Bytes), Refusal> {
     // `read_meta` refuses what is longer than file meta can be, so this stays small.
     let mut head = BytesMut::new();

@@ -57,8 +57,9 @@ pub struct IngestOptions {
     pub transfer_syntaxes: TransferSyntaxes,
 }
 
-/// How long after a proof a resend asks for no new one: long enough that a modality stuck in a loop costs an archive nothing to speak of, short enough for
-/// a person who sends again what can't be found.
+/// How long after a proof a resend asks for no new one: long enough that a modality stuck in a loop
+/// costs an archive nothing to speak of, short enough for a person who sends again what can't be
+/// found.
 pub const PROOF_HOLDS: Duration = Duration::from_secs(300);
 
 /// Cheap to clone.

@@ -39,10 +39,7 @@ pub struct Foundation {
 
 impl Foundation {
     pub async fn open(config: Config) -> anyhow::Result<Foundation> {
-        Self::open_with_clock(config, Arc::new(SystemClock)).await
-    }
-
-    pub async fn open_with_clock(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Foundation> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let lock = FolderLock::take(&config.node.data_dir).await?;
         let spool = open_spool(&config, clock.clone()).await?;
         let store = open_store(&config).await?;

@@ -183,7 +183,8 @@ impl Stage {
     }
 }
 
-/// A file under `large/` with the bare data set, which no record names yet; removed when dropped before it is kept.
+/// A file under `large/` with the bare data set, which no record names yet; removed when dropped
+/// before it is kept.
 pub struct LargeFile {
     pub name: String,
     path: PathBuf,
