@@ -13,9 +13,10 @@ use relaypacs::forward::{
     ConfiguredDestination, Forward, ForwardError, ForwardOptions, RetryPolicy, Setup, VerificationPolicy,
 };
 use relaypacs::ingest::{Form, Ingest, IngestOptions, Offer};
-use relaypacs::spool::{Delivery, DeliveryState, EntryId, Origin, Spool, SpoolOptions};
+use relaypacs::spool::{Delivery, DeliveryState, EntryId, Origin, Spool};
 
 use super::instance::Instance;
+use crate::support::spool_options;
 
 pub struct Bench {
     _dir: tempfile::TempDir,
@@ -62,20 +63,7 @@ impl Bench {
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("RELAYPACS_LOG"))
             .try_init();
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::start(
-            SpoolOptions {
-                dir: dir.path().join("spool"),
-                inline_limit: 256 << 10,
-                segment_size: 8 << 20,
-                retention: Duration::from_secs(3600),
-                high_watermark: 0.999,
-                critical_watermark: 1.0,
-                sync: true,
-                any_file_system: true,
-            },
-            Arc::new(SystemClock),
-        )
-        .unwrap();
+        let spool = Spool::start(spool_options(dir.path()), Arc::new(SystemClock)).unwrap();
         let ingest = Ingest::new(spool.clone(), Arc::new(SystemClock), ingest_options());
         Bench { _dir: dir, spool, ingest }
     }

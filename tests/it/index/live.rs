@@ -4,9 +4,10 @@ use bytes::Bytes;
 use relaypacs::clock::SystemClock;
 use relaypacs::index::{Index, IndexError, IndexOptions};
 use relaypacs::lifecycle::Stage;
-use relaypacs::spool::{Spool, SpoolOptions};
+use relaypacs::spool::Spool;
 
 use super::*;
+use crate::support::spool_options;
 
 /// A log and an index that follows it.
 struct Node {
@@ -17,17 +18,7 @@ struct Node {
 }
 
 fn open_spool(dir: &TempDir) -> Spool {
-    let options = SpoolOptions {
-        dir: dir.path().join("spool"),
-        inline_limit: 64 << 10,
-        segment_size: 1 << 20,
-        retention: Duration::from_secs(3600),
-        high_watermark: 0.999,
-        critical_watermark: 1.0,
-        sync: true,
-        any_file_system: true,
-    };
-    Spool::start(options, Arc::new(SystemClock)).unwrap()
+    Spool::start(spool_options(dir.path()), Arc::new(SystemClock)).unwrap()
 }
 
 impl Node {

@@ -17,6 +17,8 @@ use relaypacs::store::{Store, dialect::sqlite_url};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::support::spool_options;
+
 pub struct Door {
     pub address: SocketAddr,
     pub spool: Spool,
@@ -44,16 +46,8 @@ pub async fn open_until(toml: &str, critical_watermark: f64) -> Door {
     let config = Config::from_toml(toml).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(SystemClock);
-    let options = SpoolOptions {
-        dir: dir.path().join("spool"),
-        inline_limit: 1 << 20,
-        segment_size: 4 << 20,
-        retention: Duration::from_secs(60),
-        high_watermark: critical_watermark,
-        critical_watermark,
-        sync: true,
-        any_file_system: true,
-    };
+    let options =
+        SpoolOptions { high_watermark: critical_watermark, critical_watermark, ..spool_options(dir.path()) };
     let spool = {
         let clock = clock.clone();
         tokio::task::spawn_blocking(move || Spool::start(options, clock)).await.unwrap().unwrap()

@@ -11,10 +11,27 @@ pub use instance::{Instance, instance};
 pub use node::TestNode;
 
 use std::future::Future;
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+use relaypacs::spool::SpoolOptions;
 
 /// Long enough for a busy machine; nothing waits so long when it works.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A small spool under `dir`, on whatever file system that is; full only when the disk is.
+pub fn spool_options(dir: &Path) -> SpoolOptions {
+    SpoolOptions {
+        dir: dir.join("spool"),
+        inline_limit: 256 << 10,
+        segment_size: 4 << 20,
+        retention: Duration::from_secs(3600),
+        high_watermark: 0.999,
+        critical_watermark: 1.0,
+        sync: true,
+        any_file_system: true,
+    }
+}
 
 /// Asks until the answer is `Some`, at most [`DEADLINE`].
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
