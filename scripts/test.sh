@@ -34,8 +34,7 @@ fail_points() {
 }
 
 scripts/install-test-tools.sh || exit 1
-part "format" cargo fmt --check
-part "lints" cargo clippy --locked -q --all-targets "${features[@]}" -- -D warnings
+part "format, lints" make --no-print-directory check
 part "unit and integration" scripts/unit.sh "${features[@]}"
 part "fail points only where asked for" fail_points
 part "conformance, SQLite" suites
