@@ -10,7 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::damage::{self, Damage};
+use super::damage::Damage;
 use super::entry::{EntryId, Fact, SpoolEntry};
 use super::record::Payload;
 use super::segment::Segment;
@@ -137,13 +137,10 @@ impl ObjectReader {
         Ok(is_intact)
     }
 
-    /// What ends too soon is damaged. What the disk can't read counts as damaged too, yet may be
-    /// tried again; any other error may pass.
+    /// Only what ends too soon is damaged; any other error may pass. What the disk can't read at all
+    /// is found by the scrub.
     fn unreadable(&self, error: io::Error) -> SpoolError {
         let id = self.entry.id;
-        if damage::is_unreadable(&error) {
-            self.damage.note(id, "the disk can't read it");
-        }
         let detail = match error.kind() {
             io::ErrorKind::UnexpectedEof => "it ends too soon",
             io::ErrorKind::InvalidData => OTHER_BYTES,

@@ -76,15 +76,17 @@ pub enum Held {
     Gone,
 }
 
-/// Whether the disk has the entry's bytes as they were acknowledged; notes it when not. Reads them
-/// all.
+/// Whether the disk has the entry's bytes as they were acknowledged; notes it when not, and when
+/// it has them again. Reads them all.
 pub fn look(shared: &Shared, id: EntryId) -> Result<Held, SpoolError> {
     let held = match held(shared, id) {
         Err(SpoolError::Io { source, .. }) if damage::is_unreadable(&source) => Held::Damaged,
         held => held?,
     };
-    if held == Held::Damaged {
-        shared.damage.note(id, "the disk does not have its bytes");
+    match held {
+        Held::Intact => shared.damage.forget(id),
+        Held::Damaged => shared.damage.note(id, "the disk does not have its bytes"),
+        Held::Gone => {}
     }
     Ok(held)
 }

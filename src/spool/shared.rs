@@ -186,11 +186,11 @@ impl Shared {
         if let Some(twin) = twin {
             return Ok(Verdict::Duplicate(twin.id));
         }
-        let first = held.first().map(|(id, ..)| *id);
-        Ok(match first.or(siblings.first().map(|sibling| sibling.id)) {
-            Some(id) => Verdict::Conflict(id),
-            None => Verdict::New,
-        })
+        // In the order of arrival it stands where what it replaces stood.
+        let replaced = offered.replaces.iter().min();
+        let before = |id: &EntryId| replaced.is_none_or(|replaced| id < replaced);
+        let mut others = held.iter().map(|(id, ..)| *id).chain(siblings.iter().map(|sibling| sibling.id));
+        Ok(others.find(before).map_or(Verdict::New, Verdict::Conflict))
     }
 
     /// Held entries with this SOP Instance UID, oldest first.

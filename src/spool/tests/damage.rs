@@ -142,6 +142,20 @@ async fn a_resend_takes_the_place_of_what_is_damaged_with_one_sync() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_resend_of_what_is_damaged_is_no_conflict_of_a_conflict() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
+    let other = store(&spool, "1.9", content(8, 3000)).await.unwrap();
+    assert_eq!(other.verdict, Verdict::Conflict(damaged));
+    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
+    let anew = store(&spool, "1.9", content(9, 3000)).await.unwrap();
+    assert_eq!(anew.verdict, Verdict::New, "it is delivered as the first one was to be");
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_resend_of_what_was_freed_before_it_was_looked_at_is_kept_itself() {
     let bench = Bench::new();
     let spool = bench.open();
