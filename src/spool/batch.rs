@@ -127,7 +127,6 @@ impl Batch {
         &mut self,
         mut offered: Offered,
         verdict: Verdict,
-        at: Millis,
         answer: Answer<(Committed, Option<Offered>)>,
     ) {
         match verdict {
@@ -145,7 +144,7 @@ impl Batch {
             digest: entry.data_set_sha256,
             transfer_syntax_uid: entry.transfer_syntax_uid.clone(),
         };
-        let replaces = std::mem::take(&mut offered.replaces);
+        let (replaces, at) = (std::mem::take(&mut offered.replaces), entry.received_at);
         match Record::object(offered).and_then(|record| Ok((record, freed_for_it(replaces, at)?))) {
             Ok((record, freed)) => {
                 self.records.push(record);

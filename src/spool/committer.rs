@@ -146,7 +146,7 @@ impl Committer {
         }
         match job {
             Job::Object { offered, answer } => match self.shared.judge(&offered, batch) {
-                Ok(verdict) => batch.object(offered, verdict, self.shared.clock.now(), answer),
+                Ok(verdict) => batch.object(offered, verdict, answer),
                 Err(error) => drop(answer.send(Err(error))),
             },
             Job::Facts { facts, durability, answer } => batch.facts(facts, durability, answer),
@@ -190,7 +190,7 @@ impl Committer {
             return;
         }
         let begun = Instant::now();
-        let records = batch.len();
+        let records = batch.records.len();
         self.large_unsynced |= batch.has_large();
         let written = self.append(&mut batch);
         if let Err(error) = written {

@@ -91,9 +91,7 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     spool.set_policies(policies());
     let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
     assert_eq!(scrub::look(&spool.shared, damaged).unwrap(), Held::Intact);
-    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
-    file.sync_all().unwrap();
+    rot_first_object(&bench);
     assert_eq!(scrub::look(&spool.shared, damaged).unwrap(), Held::Damaged);
     assert_eq!(spool.status().damaged, 1);
     let reader = spool.open(damaged).await.unwrap();
@@ -125,8 +123,7 @@ async fn a_resend_takes_the_place_of_what_is_damaged_with_one_sync() {
     let bench = Bench::new();
     let spool = bench.open();
     let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
-    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
+    rot_first_object(&bench);
 
     let anew = store(&spool, "1.9", content(9, 3000)).await.unwrap();
     assert_eq!(anew.verdict, Verdict::New);
@@ -148,8 +145,7 @@ async fn a_resend_of_what_is_damaged_is_no_conflict_of_a_conflict() {
     let damaged = store(&spool, "1.9", content(9, 3000)).await.unwrap().id;
     let other = store(&spool, "1.9", content(8, 3000)).await.unwrap();
     assert_eq!(other.verdict, Verdict::Conflict(damaged));
-    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
+    rot_first_object(&bench);
     let anew = store(&spool, "1.9", content(9, 3000)).await.unwrap();
     assert_eq!(anew.verdict, Verdict::New, "it is delivered as the first one was to be");
     spool.close();
@@ -171,6 +167,13 @@ async fn a_resend_of_what_was_freed_before_it_was_looked_at_is_kept_itself() {
     assert_eq!(kept.verdict, Verdict::New);
     assert_eq!(read(&spool, kept.id).await, content(9, 3000));
     spool.close();
+}
+
+/// Overwrites bytes of the data set of the log's first object, which is 3,000 bytes long.
+fn rot_first_object(bench: &Bench) {
+    let file = std::fs::OpenOptions::new().write(true).open(bench.first_segment()).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"rotten", 4096 + 3000).unwrap();
+    file.sync_all().unwrap();
 }
 
 /// Twenty objects, in several segments.
