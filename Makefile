@@ -41,8 +41,8 @@ conformance-postgres: tools test-build ## those that ask the index, on PostgreSQ
 conformance-orthanc: tools ## the same tests against Orthanc: what a known PACS makes of them
 	export SUBJECT=orthanc; $(PYTEST) dimse dicomweb
 
-crash: tools test-build ## kill -9 at fail points and at random under senders: nothing acknowledged is lost
-	export CRASH_ROUNDS=$${CRASH_ROUNDS:-50}; $(PYTEST) crash
+crash: tools test-build ## the durability campaigns, resumable, into docs/durability.md; PART=kill for one
+	cd conformance && .venv/bin/python -m crash $(PART)
 
 bench: ## the spool beside the least that durability costs
 	cargo bench --locked --bench spool

@@ -1,29 +1,33 @@
-"""`python -m crash --rounds 50` from conformance/: needs a binary with the feature `failpoints`."""
+"""`python -m crash [PART…]` from conformance/: the campaigns, all or some; needs a binary with the feature `failpoints`.
 
-import argparse
-import json
-import pathlib
-import random
+Results are appended to target/crash/PART.jsonl; a campaign that was interrupted goes on. A part that is whole is
+written into docs/durability.md.
+"""
+
+import importlib
 import sys
-import time
 
-from crash.rig import run
+from crash import page
+from crash.campaign import Campaign
 
-
-def main():
-    parser = argparse.ArgumentParser(description="kill -9 rig")
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--senders", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randint(0, 2**31))
-    parser.add_argument("--report", type=pathlib.Path, help="write the figures here, as JSON")
-    options = parser.parse_args()
-    begun = time.monotonic()
-    report = run(options.rounds, options.senders, options.seed, tell=lambda line: print(line, file=sys.stderr))
-    report |= {"seconds": round(time.monotonic() - begun, 1), "seed": options.seed}
-    print(json.dumps(report, indent=2))
-    if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
-        options.report.write_text(json.dumps(report, indent=2) + "\n")
+PARTS = ["kill"]
 
 
-main()
+def main(wanted):
+    unknown = set(wanted) - set(PARTS)
+    if unknown:
+        sys.exit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    bad = 0
+    for name in wanted or PARTS:
+        campaign = Campaign(name, importlib.import_module(f"crash.{name}"))
+        failures = campaign.run()
+        for case, failure in failures.items():
+            print(f"{name}, {case}: {failure}", file=sys.stderr)
+        summary = campaign.summary()
+        if summary:
+            page.store(name, summary)
+        bad += len(failures) + sum(not line["holds"] for line in (summary or {"lines": []})["lines"])
+    sys.exit(1 if bad else 0)
+
+
+main(sys.argv[1:])
