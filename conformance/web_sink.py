@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
@@ -11,6 +12,13 @@ from pydicom import dcmread
 
 from instances import sha256, split_part10
 from peers import Received, file_of
+
+
+class Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Who breaks off is no error of ours."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class WebSink:
@@ -48,7 +56,7 @@ class WebSink:
             def do_GET(self):
                 sink.search(self)
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server = Server(("127.0.0.1", self.port), Handler)
         self.server.daemon_threads = True
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}/dicom-web"
@@ -108,15 +116,17 @@ class WebSink:
             length = int(request.headers.get("Content-Length", 0))
             wanted = length if self.cut_after is None else min(length, self.cut_after)
             body = request.rfile.read(wanted)
-            return body if wanted == length else None
+            return body if len(body) == length else None
         body = bytearray()
-        while size := int(request.rfile.readline().split(b";")[0] or b"0", 16):
+        while line := request.rfile.readline():
+            size = int(line.split(b";")[0], 16)
             body += request.rfile.read(size)
             request.rfile.readline()
+            if size == 0:
+                return bytes(body)
             if self.cut_after is not None and len(body) > self.cut_after:
                 return None
-        request.rfile.readline()
-        return bytes(body)
+        return None
 
     @staticmethod
     def parts(body, boundary):
@@ -170,9 +180,9 @@ class WebSink:
         if "application/dicom+json" not in request.headers.get("Accept", ""):
             return self.retrieve(request)
         path, _, query = request.path.partition("?")
-        asked = parse_qs(query)
+        in_path, keys = set(re.findall(r"/(\d[\d.]+)", path)), self.keys(parse_qs(query))
         with self.lock:
-            held = [one for one in self.received if self.matches(one, path, asked)]
+            held = [one for one in self.received if self.matches(one, in_path, keys)]
         matches = [
             {
                 "00080016": {"vr": "UI", "Value": [one.sop_class]},
@@ -185,16 +195,24 @@ class WebSink:
         self.reply(request, 200, json.dumps(matches).encode())
 
     @staticmethod
-    def matches(one, path, asked):
-        identifiers = (one.study, one.series, one.sop_instance)
-        if not set(re.findall(r"/(\d[\d.]+)", path)) <= set(identifiers):
+    def keys(asked):
+        """The UIDs that are asked for, by the attribute of `Received` that they are compared with."""
+        names = {
+            "study": ("StudyInstanceUID", "0020000D"),
+            "series": ("SeriesInstanceUID", "0020000E"),
+            "sop_instance": ("SOPInstanceUID", "00080018"),
+        }
+        wanted = {
+            attribute: {uid for name in both for value in asked.get(name, []) for uid in re.split(r"[,\\]", value)}
+            for attribute, both in names.items()
+        }
+        return {attribute: uids for attribute, uids in wanted.items() if uids}
+
+    @staticmethod
+    def matches(one, in_path, keys):
+        if any(getattr(one, attribute) not in uids for attribute, uids in keys.items()):
             return False
-        keys = (("StudyInstanceUID", "0020000D"), ("SeriesInstanceUID", "0020000E"), ("SOPInstanceUID", "00080018"))
-        for names, own in zip(keys, identifiers):
-            wanted = [uid for name in names for value in asked.get(name, []) for uid in re.split(r"[,\\]", value)]
-            if wanted and own not in wanted:
-                return False
-        return True
+        return in_path <= {one.study, one.series, one.sop_instance}
 
     # WADO-RS (PS3.18 §10.4), of one instance
 

@@ -10,7 +10,7 @@ import sys
 from crash import page
 from crash.campaign import Campaign
 
-PARTS = ["kill", "crowds"]
+PARTS = ["kill", "cut", "crowds"]
 
 
 def main(wanted):

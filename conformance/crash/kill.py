@@ -44,12 +44,15 @@ class Lost(AssertionError):
 
 
 class Rig:
-    def __init__(self, senders=16, seed=None):
+    # Seconds of load before a death at no fail point.
+    shortest, longest = 0.1, 1.2
+
+    def __init__(self, senders=16, seed=None, config=CONFIG, templates=None):
         self.random = random.Random(seed)
         self.folder = tempfile.mkdtemp(prefix="crash-ledger-")
         self.ledger = Ledger(self.folder)
-        self.node = RelayPacs(CONFIG, database="sqlite")
-        self.templates = [Template(size) for size in SIZES]
+        self.node = RelayPacs(config, database="sqlite")
+        self.templates = templates or [Template(size) for size in SIZES]
         self.senders = senders
         self.hits = collections.Counter()
         self.offered, self.ready_seconds, self.rounds = {}, [], []
@@ -64,7 +67,7 @@ class Rig:
         """Dies at the fail point (or at a random time); returns how it went."""
         environment, nth = {}, None
         if fail_point:
-            nth = self.random.randint(1, 12 if fail_point in RARE else 60)
+            nth = self.nth(fail_point)
             environment["RELAYPACS_FAILPOINT"] = f"{fail_point}@{nth}"
         self.start(environment)
         stopping = threading.Event()
@@ -85,6 +88,9 @@ class Rig:
         acknowledged = sum(sender.acknowledged for sender in crew)
         self.rounds.append({"point": fail_point, "nth": nth, "hit": hit, "acknowledged": acknowledged})
         return hit
+
+    def nth(self, fail_point):
+        return self.random.randint(1, 12 if fail_point in RARE else 60)
 
     def start(self, environment):
         begun = time.monotonic()
@@ -110,7 +116,7 @@ class Rig:
             except DeadlinePassed:
                 pass
         else:
-            until = time.monotonic() + self.random.uniform(0.1, 1.2)
+            until = time.monotonic() + self.random.uniform(self.shortest, self.longest)
             wait_until(
                 lambda: time.monotonic() > until and any(sender.acknowledged for sender in crew),
                 "something is acknowledged",
@@ -119,8 +125,11 @@ class Rig:
             )
         if self.node.died():
             raise AssertionError(f"the node ended with {self.node.process.returncode}:\n{self.node.log_tail()}")
-        self.node.kill()
+        self.strike()
         return False
+
+    def strike(self):
+        self.node.kill()
 
     # The comparison
 
@@ -166,16 +175,16 @@ class Rig:
         }
 
 
-def plan(rounds, generator):
+def plan(rounds, generator, fail_points=FAIL_POINTS):
     """Each fail point in turn; every third round dies at a random time instead."""
     points = []
-    turn = list(FAIL_POINTS)
+    turn = list(fail_points)
     for number in range(rounds):
         if number % 3 == 2:
             points.append(None)
             continue
         if not turn:
-            turn = list(FAIL_POINTS)
+            turn = list(fail_points)
             generator.shuffle(turn)
         points.append(turn.pop(0))
     return points

@@ -22,9 +22,9 @@ def fresh_uid():
 class Template:
     """An encoded object with a hole for its SOP Instance UID: a new object costs no encoding."""
 
-    def __init__(self, pixel_bytes):
+    def __init__(self, pixel_bytes, **given):
         uid = fresh_uid()
-        self.model = instances.instance(pixel_bytes=pixel_bytes, SOPInstanceUID=uid)
+        self.model = instances.instance(pixel_bytes=pixel_bytes, SOPInstanceUID=uid, **given)
         assert len(uid) == UID_LENGTH
         self.head, self.tail = self.model.data_set.split(uid.encode())
 
@@ -39,6 +39,9 @@ class Template:
 class Sender(threading.Thread):
     """Sends until it is told to stop or the node is gone. `offered` is what it ever began to send."""
 
+    # Seconds between an answer and what is sent next.
+    pause = 0
+
     def __init__(self, subject, pen, templates, stopping):
         super().__init__(daemon=True)
         self.subject, self.pen, self.templates, self.stopping = subject, pen, templates, stopping
@@ -52,6 +55,7 @@ class Sender(threading.Thread):
     def acknowledge(self, one):
         self.pen.write(one.sop_instance, one.sha256)
         self.acknowledged += 1
+        self.stopping.wait(self.pause)
 
     def run(self):
         while not self.stopping.is_set():

@@ -1,9 +1,7 @@
 """Disks that are full or fail, a database that is away: what is still promised, and what is no longer."""
 
-import fcntl
 import os
 import shutil
-import struct
 import subprocess
 
 import pytest
@@ -12,6 +10,7 @@ import requests
 import clients
 import instances
 import postgres
+from crash.disk import Disk
 from gateway.support import files_of
 from pdu import Closed
 from subject import binary
@@ -22,25 +21,23 @@ pytestmark = [pytest.mark.relaypacs, pytest.mark.timeout(120)]
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Makes a file system of 64 MiB, real ext4 on a loop device."""
+    """Makes a disk of 64 MiB, real ext4."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
-    image, mount = tmp_path / "disk.img", tmp_path / "disk"
-    mount.mkdir()
+    made = []
 
     def make(*options):
-        with image.open("wb") as file:
-            file.truncate(64 << 20)
-        subprocess.run(["mkfs.ext4", "-q", "-F", *options, str(image)], check=True, capture_output=True)
-        done = subprocess.run(["mount", "-o", "loop", str(image), str(mount)], capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"no loop mount here: {done.stderr}")
-        return mount
+        try:
+            made.append(Disk.made(tmp_path, 64, *options))
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no loop mount here: {error.stderr}")
+        return made[-1]
 
     try:
         yield make
     finally:
-        subprocess.run(["umount", "-l", str(mount)], capture_output=True)
+        for disk in made:
+            disk.remove()
 
 
 def fill(association, size, most=2000):
@@ -72,7 +69,7 @@ FULL = {
 def test_a_full_disk_is_a700_and_503_and_the_association_lives(make_subject, small_disk, name):
     """F113: nothing acknowledged is lost, and the node takes objects again by itself when there is room."""
     options, size = FULL[name]
-    mount = small_disk(*options)
+    mount = small_disk(*options).path
     ballast = [mount / f"ballast-{number}" for number in range(8)]
     for file in ballast:
         file.write_bytes(bytes(2 << 20))
@@ -223,22 +220,13 @@ def fresh(like):
     return one.sop_instance, one.data_set
 
 
-def cut_power(mount):
-    """What is not on the disk now is gone: EXT4_IOC_SHUTDOWN without a flush of the journal."""
-    folder = os.open(mount, os.O_RDONLY)
-    try:
-        fcntl.ioctl(folder, 0x8004587D, struct.pack("I", 2))
-    finally:
-        os.close(folder)
-
-
 @pytest.mark.root
 @pytest.mark.parametrize("size", [2_000, 100_000], ids=["in-the-log", "in-a-file"])
 def test_a_resend_after_a_crash_is_acknowledged_only_once_it_is_on_the_disk(make_subject, small_disk, size):
     """A crash leaves a record in the page cache that no sync reached; nobody may count on it before one does."""
-    mount = small_disk()
+    disk = small_disk()
     node = make_subject(
-        {"spool": {"dir": str(mount / "spool"), "segment_size": "4 MiB", "inline_limit": "64 KiB"}}, start=False
+        {"spool": {"dir": str(disk.path / "spool"), "segment_size": "4 MiB", "inline_limit": "64 KiB"}}, start=False
     )
     node.environment["RELAYPACS_FAILPOINT"] = "record_appended@1"
     node.start()
@@ -249,10 +237,9 @@ def test_a_resend_after_a_crash_is_acknowledged_only_once_it_is_on_the_disk(make
     del node.environment["RELAYPACS_FAILPOINT"]
     node.start()
     assert [reply.status for reply in clients.store(node, [one])] == [0]
-    cut_power(mount)
+    disk.cut_power()
     node.kill()
-    wait_until(lambda: subprocess.run(["umount", str(mount)], capture_output=True).returncode == 0, "umount", 20)
-    subprocess.run(["mount", "-o", "loop", str(mount.parent / "disk.img"), str(mount)], check=True)
+    disk.power_up()
     node.start()
     assert node.held() == {one.sop_instance: [one.sha256]}
 

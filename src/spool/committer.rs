@@ -18,6 +18,7 @@ use super::projection::Published;
 use super::segment::{FIRST_RECORD, Segment};
 use super::stage::Staged;
 use super::{Durability, Shared, SpoolError};
+use crate::failpoint;
 
 /// Records in one batch; the staging budget bounds their bytes.
 const MAX_BATCH: usize = 1024;
@@ -169,7 +170,7 @@ impl Committer {
             Job::Compared { compared, answer } => {
                 self.settle(batch);
                 batch.facts(vec![self.shared.concluded(compared)], Durability::Synced, answer);
-                crate::failpoint::pass("compared");
+                failpoint::pass("compared");
                 self.settle(batch);
             }
             Job::Stop => {}
@@ -204,14 +205,14 @@ impl Committer {
                 SpoolError::from_io(self.head_path(), io::Error::new(error.kind(), error.to_string()))
             });
         }
-        crate::failpoint::pass("record_appended");
+        failpoint::pass("record_appended");
         let sync = must_sync && self.shared.options.sync;
         if sync && let Err(error) = self.sync() {
             let reason = format!("sync failed: {error}");
             self.shared.fail(&reason);
             return batch.fail(|| SpoolError::Failed(reason.clone()));
         }
-        crate::failpoint::pass("record_synced");
+        failpoint::pass("record_synced");
         self.unsynced.append(&mut batch.published);
         if must_sync {
             self.head_acked();
@@ -234,11 +235,11 @@ impl Committer {
 
     fn sync(&mut self) -> io::Result<()> {
         if self.large_unsynced {
-            self.large_dir.sync_all()?;
+            failpoint::sync("large_directory", || self.large_dir.sync_all())?;
             self.large_unsynced = false;
-            crate::failpoint::pass("large_directory_synced");
+            failpoint::pass("large_directory_synced");
         }
-        self.position.segment.file.sync_data()
+        failpoint::sync("log", || self.position.segment.file.sync_data())
     }
 
     /// Tells those who look entries up, and followers, what is durable: before the answers, so that
@@ -328,15 +329,18 @@ impl Committer {
         let generation = self.position.segment.generation + 1;
         // What is in the full segment must be durable before the next one can matter.
         if self.shared.options.sync {
-            self.position.segment.file.sync_data().inspect_err(|error| {
-                self.shared.fail(&format!("sync failed: {error}"));
-            })?;
+            failpoint::sync("full_segment", || self.position.segment.file.sync_data()).inspect_err(
+                |error| {
+                    self.shared.fail(&format!("sync failed: {error}"));
+                },
+            )?;
         }
         let Some(segment) = segments.begin(generation, keep)? else {
             return Ok(false);
         };
         self.position.segment = segment;
         self.position.offset = FIRST_RECORD;
+        failpoint::pass("segment_begun");
         self.shared.wake_maintenance();
         Ok(true)
     }

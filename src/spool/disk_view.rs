@@ -45,7 +45,7 @@ impl DiskView {
     /// Writes back what the cache still has and drops it, so that later reads through the cache see
     /// the disk too. An error of the write-back is a failed sync: not to be tried again.
     pub fn of(file: &File, path: &Path) -> io::Result<DiskView> {
-        file.sync_data()?;
+        crate::failpoint::sync("recovered", || file.sync_data())?;
         rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
         DiskView::open(path, WINDOW)
     }

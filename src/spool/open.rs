@@ -208,7 +208,11 @@ fn project(shared: &Shared, published: &Receiver<Published>, hurry: &Receiver<()
         let mut records = vec![first];
         records.extend(published.try_iter().take(APPLY - 1));
         let applied = projection::apply(&shared.queue, &records, |consequences| {
-            recovery::remove_files(&shared.room.large_dir, &consequences.freed_files)
+            recovery::remove_files(&shared.room.large_dir, &consequences.freed_files)?;
+            if !consequences.freed_files.is_empty() {
+                crate::failpoint::pass("freed_files_removed");
+            }
+            Ok(())
         });
         if let Err(error) = applied {
             // The log holds the truth: the next start rebuilds what is missing here.
@@ -257,7 +261,8 @@ fn make_folders(options: &SpoolOptions) -> Result<Folders, SpoolError> {
         // What they hold is for the node's own user only, whatever the umask.
         io_at(dir, DirBuilder::new().recursive(true).mode(0o700).create(dir))?;
     }
-    io_at(&options.dir, File::open(&options.dir).and_then(|dir| dir.sync_all()))?;
+    let sync = || File::open(&options.dir)?.sync_all();
+    io_at(&options.dir, crate::failpoint::sync("spool_directory", sync))?;
     Ok(folders)
 }
 

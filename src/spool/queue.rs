@@ -22,6 +22,7 @@ use super::state::EntryState;
 use super::{Cursor, OpenCommitment};
 use crate::clock::Millis;
 use crate::dicom::Uid;
+use crate::failpoint;
 
 pub struct Queue {
     db: sled::Db,
@@ -97,8 +98,9 @@ impl Queue {
     /// Makes what is applied durable; returns the position that is then safe.
     pub fn checkpoint(&self) -> Result<LogPosition> {
         let position = self.position()?;
-        self.db.flush()?;
-        sync_tree(&self.dir)?;
+        failpoint::sync("queue_flush", || self.db.flush().map(drop))?;
+        failpoint::pass("queue_flushed");
+        failpoint::sync("queue", || sync_tree(&self.dir))?;
         Ok(position)
     }
 

@@ -323,7 +323,8 @@ pub fn list_misplaced(segments: &Segments, queue: &Queue, folders: &Folders) -> 
 /// Large files that no record names go to `review/`; entries whose file is gone are reported.
 pub fn check_large_files(queue: &Queue, folders: &Folders, report: &mut Report) -> Result<(), SpoolError> {
     // Names too must be on the disk before anybody counts on them.
-    File::open(&folders.large).and_then(|dir| dir.sync_all()).map_err(at(&folders.large))?;
+    let sync = || File::open(&folders.large)?.sync_all();
+    crate::failpoint::sync("recovered_directory", sync).map_err(at(&folders.large))?;
     for file in std::fs::read_dir(&folders.large).map_err(at(&folders.large))? {
         let file = file.map_err(at(&folders.large))?;
         let name = file.file_name().to_string_lossy().into_owned();

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::failpoint;
+
 /// Records begin after the segment's own header.
 pub const FIRST_RECORD: u64 = 4096;
 const MAGIC: [u8; 8] = *b"RPsegm1\n";
@@ -59,7 +61,7 @@ impl Spare {
     fn fill(&mut self) -> io::Result<()> {
         let step = FILL_STEP.min(self.size - self.filled);
         self.file.write_all_at(&vec![0; step as usize], self.filled)?;
-        self.file.sync_data()?;
+        failpoint::sync("spare_filled", || self.file.sync_data())?;
         self.filled += step;
         Ok(())
     }
@@ -159,7 +161,8 @@ impl Segments {
         }
         let file = made?;
         std::fs::rename(&preparing, &path)?;
-        File::open(&self.dir)?.sync_all()?;
+        failpoint::pass("segment_prepared");
+        failpoint::sync("segment_directory", || File::open(&self.dir)?.sync_all())?;
         self.spares.lock().queue.push_back(Spare { path, file, size: self.size, filled: 0 });
         Ok(())
     }
@@ -200,7 +203,7 @@ impl Segments {
             Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(self.size)?,
             allocated => allocated?,
         }
-        file.sync_all()?;
+        failpoint::sync("segment_allocated", || file.sync_all())?;
         Ok(file)
     }
 

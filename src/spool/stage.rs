@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::capacity::Disk;
 use super::{Digest, SpoolError};
+use crate::failpoint;
 
 /// Bytes that all staged objects together may hold in memory.
 pub const MEMORY_BUDGET: usize = 16 << 20;
@@ -113,7 +114,7 @@ impl Stage {
     /// Takes the next bytes of the data set.
     pub async fn write(&mut self, chunk: Bytes) -> Result<(), SpoolError> {
         if self.length == 0 {
-            crate::failpoint::pass("stage_first_byte");
+            failpoint::pass("stage_first_byte");
         }
         self.hasher.update(&chunk);
         self.length += chunk.len() as u64;
@@ -167,14 +168,14 @@ impl Stage {
     /// The data set is complete. A large object's file is synced here; its directory, once per
     /// batch, by the committer.
     pub async fn finish(mut self) -> Result<Staged, SpoolError> {
-        crate::failpoint::pass("stage_complete");
+        failpoint::pass("stage_complete");
         let digest = Digest(std::mem::take(&mut self.hasher).finalize().into());
         let content = match self.large.take() {
             None => Content::Inline(self.gathered.take()),
             Some(mut file) => {
                 file.write(self.gathered.take()).await?;
                 file.sync().await?;
-                crate::failpoint::pass("large_synced");
+                failpoint::pass("large_synced");
                 Content::Large(file)
             }
         };
@@ -216,7 +217,7 @@ impl LargeFile {
                 at += chunk.len() as u64;
             }
             if write_back {
-                file.sync_data()?;
+                failpoint::sync("large_written_back", || file.sync_data())?;
             }
             Ok(at)
         })
@@ -230,7 +231,7 @@ impl LargeFile {
 
     async fn sync(&mut self) -> Result<(), SpoolError> {
         let Some(file) = self.file.clone() else { return Ok(()) };
-        let synced = tokio::task::spawn_blocking(move || file.sync_data()).await;
+        let synced = tokio::task::spawn_blocking(move || failpoint::sync("large", || file.sync_data())).await;
         match synced {
             Ok(Ok(())) => Ok(()),
             // A sync that failed is never tried again: the pages it lost are marked clean.
