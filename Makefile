@@ -44,7 +44,7 @@ conformance-orthanc: tools ## the same tests against Orthanc: what a known PACS 
 crash: tools test-build ## the durability campaigns, resumable, into docs/durability.md; PART=kill for one
 	cd conformance && .venv/bin/python -m crash $(PART)
 
-bench: ## the spool beside the least that durability costs
+bench: release tools ## the node beside Orthanc, storescp and a server that only appends and syncs, into docs/performance.md
 	cargo bench --locked --bench spool
 
 tools: ## install the peers and the Python environment that the suites need

@@ -15,15 +15,16 @@ use super::batch::{Batch, Verdict};
 use super::comparer::Compared;
 use super::entry::{EntryId, Fact, LogPosition, SpoolEntry};
 use super::projection::Published;
-use super::segment::{FIRST_RECORD, Segment};
+use super::segment::{FIRST_RECORD, PAGE, Segment};
 use super::stage::Staged;
 use super::{Durability, Shared, SpoolError};
 use crate::failpoint;
 
 /// Records in one batch; the staging budget bounds their bytes.
 const MAX_BATCH: usize = 1024;
-/// How long a fact that asked for no sync may wait for one.
-const SOON: Duration = Duration::from_millis(50);
+/// How long a fact that asked for no sync may wait for one: longer than a sender takes for its next
+/// object, whose sync it then shares, and too short to be felt by who waits for a delivery.
+const SOON: Duration = Duration::from_millis(5);
 
 pub type Answer<T> = oneshot::Sender<Result<T, SpoolError>>;
 
@@ -300,6 +301,9 @@ impl Committer {
             sequence += 1;
             taken += 1;
         }
+        if taken > 0 {
+            pieces.extend(rest_of_page(offset, self.position.segment.size));
+        }
         write_all(&self.position.segment.file, &pieces, self.position.offset)?;
         (self.position.offset, self.position.sequence) = (offset, sequence);
         batch.note_published(begin, taken);
@@ -355,6 +359,14 @@ fn refuse(job: Job, error: SpoolError) {
         | Job::Compared { answer, .. } => drop(answer.send(Err(error))),
         Job::Stop => {}
     }
+}
+
+/// Zeros up to the end of the page: a page that is not in the cache would be read before a part of
+/// it could be written.
+fn rest_of_page(end: u64, size: u64) -> Option<Bytes> {
+    static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+    let rest = end.next_multiple_of(PAGE).min(size) - end;
+    (rest > 0).then(|| Bytes::from_static(&ZEROS[..rest as usize]))
 }
 
 /// Writes all pieces one after the other at `offset`.

@@ -1,9 +1,10 @@
-//! Reads files past the page cache. After a crash the cache may hold what the disk does not: pages
-//! that were never written back, or whose write-back failed and which count as clean all the same.
+//! Files past the page cache. After a crash the cache may hold what the disk does not: pages that
+//! were never written back, or whose write-back failed and which count as clean all the same.
 //! Recovery believes only the disk.
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -36,9 +37,48 @@ pub struct DiskView {
 
 /// The bytes `from..from + length` of the file.
 struct Window {
-    buffer: Vec<u8>,
+    buffer: Aligned,
     from: u64,
     length: usize,
+}
+
+/// Zeros at first, at an address that O_DIRECT takes.
+pub struct Aligned {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Aligned {
+    pub fn new(length: usize) -> Aligned {
+        Aligned { bytes: vec![0; length + ALIGNMENT], length }
+    }
+
+    fn begin(&self) -> usize {
+        self.bytes.as_ptr().align_offset(ALIGNMENT)
+    }
+}
+
+impl Deref for Aligned {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.begin()..][..self.length]
+    }
+}
+
+impl DerefMut for Aligned {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let begin = self.begin();
+        &mut self.bytes[begin..][..self.length]
+    }
+}
+
+/// Opens a file past the page cache; as usual on file systems that can't.
+pub fn open_direct(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    match options.clone().custom_flags(OFlags::DIRECT.bits() as i32).open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => options.open(path),
+        opened => opened,
+    }
 }
 
 impl DiskView {
@@ -57,15 +97,9 @@ impl DiskView {
     }
 
     fn open(path: &Path, window: usize) -> io::Result<DiskView> {
-        let direct = OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
-        let file = match direct {
-            // File systems without O_DIRECT are left with the dropped cache.
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                File::open(path)?
-            }
-            opened => opened?,
-        };
-        let window = Window { buffer: vec![0; window + ALIGNMENT], from: 0, length: 0 };
+        // Without O_DIRECT, the cache was dropped at least.
+        let file = open_direct(path, OpenOptions::new().read(true))?;
+        let window = Window { buffer: Aligned::new(window), from: 0, length: 0 };
         Ok(DiskView { file, window: Mutex::new(window) })
     }
 }
@@ -79,7 +113,7 @@ impl ReadAt for DiskView {
                 window.fill(&self.file, offset)?;
                 continue;
             };
-            let bytes = &window.bytes()[at as usize..];
+            let bytes = &window.buffer[at as usize..window.length];
             let take = bytes.len().min(buffer.len());
             buffer[..take].copy_from_slice(&bytes[..take]);
             buffer = &mut buffer[take..];
@@ -90,21 +124,10 @@ impl ReadAt for DiskView {
 }
 
 impl Window {
-    /// The part of the buffer that is used begins at an aligned address.
-    fn begin(&self) -> usize {
-        self.buffer.as_ptr().align_offset(ALIGNMENT)
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.buffer[self.begin()..][..self.length]
-    }
-
     /// Reads what stands around `offset`; fails where the file ends before it.
     fn fill(&mut self, file: &File, offset: u64) -> io::Result<()> {
-        let begin = self.begin();
         self.from = offset - offset % ALIGNMENT as u64;
-        let size = self.buffer.len() - ALIGNMENT;
-        self.length = file.read_at(&mut self.buffer[begin..begin + size], self.from)?;
+        self.length = file.read_at(&mut self.buffer, self.from)?;
         if offset >= self.from + self.length as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

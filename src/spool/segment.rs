@@ -13,10 +13,13 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::disk_view::{self, Aligned};
 use crate::failpoint;
 
 /// Records begin after the segment's own header.
-pub const FIRST_RECORD: u64 = 4096;
+pub const FIRST_RECORD: u64 = PAGE;
+/// What the page cache reads from the disk before it changes a part of it.
+pub const PAGE: u64 = 4096;
 const MAGIC: [u8; 8] = *b"RPsegm1\n";
 const HEADER_LENGTH: usize = 16;
 
@@ -58,10 +61,12 @@ impl Spares {
 const FILL_STEP: u64 = 1 << 20;
 
 impl Spare {
+    /// Past the page cache: the zeros are not copied, nor kept where what is read has its place.
     fn fill(&mut self) -> io::Result<()> {
         let step = FILL_STEP.min(self.size - self.filled);
-        self.file.write_all_at(&vec![0; step as usize], self.filled)?;
-        failpoint::sync("spare_filled", || self.file.sync_data())?;
+        let file = disk_view::open_direct(&self.path, OpenOptions::new().write(true))?;
+        file.write_all_at(&Aligned::new(step as usize), self.filled)?;
+        failpoint::sync("spare_filled", || file.sync_data())?;
         self.filled += step;
         Ok(())
     }

@@ -1,0 +1,116 @@
+"""Searching and reading: indexes of 10,000, 100,000 and, of the node alone, 1,000,000 instances.
+
+Ten instances a study, ten studies a patient (set q). Cold: no question is asked twice of one server. Warm: the same
+one over and over.
+"""
+
+import json
+
+from bench.journal import rounds_of
+from bench.servers import Node, Orthanc, running
+
+JSON = "application/dicom+json"
+UIDS = "1.2.826.0.1.3680043.10.1338.113.1"
+LAST = "SMITH JONES TANAKA MULLER GARCIA ROSSI NOVAK DUBOIS SILVA KIM".split()
+# A question, by the number of studies there are and the number of the question.
+QUESTIONS = {
+    "limit=100": lambda studies, n: f"limit=100&offset={n % (studies - 100)}",
+    "PatientID": lambda studies, n: f"PatientID=PID{n % (studies // 10):07}&limit={50 + n}",
+    "name wildcard": lambda studies, n: f"PatientName={LAST[n % 10]}000{n // 10 % 5}*&limit={50 + n}",
+    "date range": lambda studies, n: f"StudyDate=20180101-201801{10 + n % 10}&limit={50 + n}",
+    "StudyInstanceUID": lambda studies, n: f"StudyInstanceUID={UIDS}.{n * 7 % studies}&limit={50 + n}",
+}
+# Requests of a round: enough for a p99 where answers are quick, not more than a minute where they are slow.
+COUNTS = {"relaypacs": 2000, "orthanc": 64}
+FIND = ["0008,0052=STUDY", "0008,0020=", "0008,0050=", "0010,0010=", "0010,0020=", "0020,000D=" + UIDS + ".{n}"]
+SIZES = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000}
+
+
+def run(journal):
+    for server_class in (Node, Orthanc):
+        if any(list(journal.missing(case, [server_class])) for case in cases(server_class)):
+            grow(journal, server_class)
+    if list(journal.missing("WADO instance", [Node, Orthanc])):
+        read(journal)
+
+
+def cases(server_class):
+    sizes = SIZES if server_class is Node else ["10k", "100k"]
+    return [f"QIDO {size} limit=100 cold" for size in sizes]
+
+
+def grow(journal, server_class):
+    """Fills one server step by step, and asks it at each size."""
+    server = server_class(sync=False) if server_class is Orthanc else server_class()
+    with running(server):
+        server.sign_in()
+        held = 0
+        for size in SIZES if server_class is Node else ["10k", "100k"]:
+            fill(journal, server, size, held, SIZES[size])
+            held = SIZES[size]
+            for number in range(journal.rounds):
+                ask(journal, server, size, held // 10, number)
+
+
+def fill(journal, server, size, held, wanted):
+    """In ten parts, so that a rate that falls shows."""
+    part = (wanted - held) // 10
+    for n in range(10):
+        options = ["--count", part, "--from", held + n * part, "--connections", 8]
+        figures = server.load("send", server.address, server.ae_title, "q", *options)
+        journal.add(f"fill {size}", server.name, n, per_second=figures["per_second"])
+    server.settle()
+
+
+def ask(journal, server, size, studies, number):
+    count = COUNTS[server.name]
+    for name, question in QUESTIONS.items():
+        cold = [f"{server.web}/studies?{question(studies, number * count + n)}" for n in range(count)]
+        journal.add(f"QIDO {size} {name} cold", server.name, number, **get(server, cold, 8))
+        journal.add(f"QIDO {size} {name} warm", server.name, number, **get(server, cold[:1] * count, 8))
+    if number == 0:
+        journal.add(f"matches {size}", server.name, 0, **matches(server, studies))
+    options = ["--count", count, "--from", number, "--step", max(1, studies // count)]
+    figures = server.load("find", server.address, server.ae_title, *options, *FIND)
+    assert figures["matches"] == count, figures
+    journal.add(f"C-FIND {size} StudyInstanceUID", server.name, number, **figures)
+
+
+def get(server, paths, connections):
+    """At least as many requests as give each connection some."""
+    options = ["--count", len(paths), "--connections", connections]
+    accept = ["--header", f"Accept: {JSON}"]
+    return server.load("get", server.http_address, *options, *accept, *server.header_options(), *paths)
+
+
+def matches(server, studies):
+    """The studies that are found, which must be the same for all servers."""
+    found = {}
+    for name, question in QUESTIONS.items():
+        body = server.get(f"{server.web}/studies?{question(studies, 3)}")
+        answer = json.loads(body) if body else []
+        found[name] = len(answer)
+    return found
+
+
+def read(journal):
+    """WADO-RS of a study of 100 CT instances."""
+    uids = UIDS.replace(".113.", ".97.")
+    node, orthanc = Node(), Orthanc()
+    with running(node, orthanc):
+        for server in (node, orthanc):
+            server.sign_in()
+            server.load("send", server.address, server.ae_title, "a", "--count", 100, "--connections", 4)
+            server.settle()
+        study = f"/studies/{uids}.0"
+        instances = [f"{study}/series/{uids}.0.{n * 4 // 100}/instances/{uids}.0.{n * 4 // 100}.{n}" for n in range(100)]
+        rounds_of(journal, "WADO instance", [node, orthanc], lambda server: retrieve(server, instances, 300))
+        rounds_of(journal, "WADO metadata", [node, orthanc], lambda server: retrieve(server, [f"{study}/metadata"], 30))
+        rounds_of(journal, "WADO study", [node, orthanc], lambda server: retrieve(server, [study], 10))
+
+
+def retrieve(server, paths, count):
+    json_wanted = paths[0].endswith("/metadata")
+    accept = JSON if json_wanted else 'multipart/related; type="application/dicom"; transfer-syntax=*'
+    options = ["--count", count, "--header", f"Accept: {accept}", *server.header_options()]
+    return server.load("get", server.http_address, *options, *(server.web + path for path in paths))
