@@ -8,7 +8,7 @@ export RELAYPACS_BIN ?= $(CURDIR)/target/debug/relaypacs
 
 .DEFAULT_GOAL := help
 .PHONY: help run release test check unit conformance conformance-orthanc conformance-postgres crash \
-        bench tools test-build
+        bench bench-spool tools test-build
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ crash: tools test-build ## the durability campaigns, resumable, into docs/durabi
 	cd conformance && .venv/bin/python -m crash $(PART)
 
 bench: release tools ## the node beside Orthanc, storescp and a server that only appends and syncs, into docs/performance.md
+	cd bench/load && cargo build --release --locked
+	python3 -m bench $(PART)
+
+bench-spool: ## the spool alone, beside a bare append and sync
 	cargo bench --locked --bench spool
 
 tools: ## install the peers and the Python environment that the suites need

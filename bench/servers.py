@@ -13,7 +13,7 @@ from bench import CHECKOUT
 from processes import family, free_port, listens, memory, stop
 from waiting import wait_until
 
-NODE = pathlib.Path(os.environ.get("RELAYPACS_BIN", CHECKOUT / "target/release/relaypacs")).resolve()
+NODE = pathlib.Path(os.environ.get("BENCH_BIN", CHECKOUT / "target/release/relaypacs")).resolve()
 LOAD = CHECKOUT / "bench/load/target/release/load"
 # On the disk to be measured, not on a memory file system.
 WORK = pathlib.Path(os.environ.get("BENCH_WORK", CHECKOUT / "target/bench/work"))

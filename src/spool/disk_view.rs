@@ -76,7 +76,9 @@ impl DerefMut for Aligned {
 /// Opens a file past the page cache; as usual on file systems that can't.
 pub fn open_direct(path: &Path, options: &OpenOptions) -> io::Result<File> {
     match options.clone().custom_flags(OFlags::DIRECT.bits() as i32).open(path) {
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => options.open(path),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
+            options.open(path)
+        }
         opened => opened,
     }
 }
