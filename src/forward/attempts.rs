@@ -1,5 +1,5 @@
 //! What one destination's workers remember between attempts: which objects are under way, which
-//! wait after a transient failure, and when others were taken. In memory only: the log keeps what
+//! wait after a transient failure, which got no answer, and when others were taken. In memory only: the log keeps what
 //! must survive, and forgetting this costs an attempt, never an object. Pure.
 
 use std::collections::{HashMap, HashSet};
@@ -25,6 +25,7 @@ pub struct Attempts {
     held: HashMap<EntryId, Hold>,
     first_refused: HashMap<EntryId, Instant>,
     alone: HashSet<EntryId>,
+    unanswered: HashSet<EntryId>,
     last_taken: Option<Instant>,
 }
 
@@ -37,6 +38,7 @@ impl Attempts {
             held: HashMap::new(),
             first_refused: HashMap::new(),
             alone: HashSet::new(),
+            unanswered: HashSet::new(),
             last_taken: None,
         }
     }
@@ -92,8 +94,26 @@ impl Attempts {
         }
     }
 
+    /// Not what is only asked for as yet: questions go together.
     pub fn goes_alone(&self, entry: EntryId) -> bool {
-        self.alone.contains(&entry)
+        self.alone.contains(&entry) && !self.unanswered.contains(&entry)
+    }
+
+    /// Notes that an object went out whole and got no answer: it may have arrived. More than can be
+    /// remembered are sent again without being asked for.
+    pub fn got_no_answer(&mut self, entry: EntryId) {
+        if self.unanswered.len() < MOST_HELD * 10 {
+            self.unanswered.insert(entry);
+        }
+    }
+
+    pub fn may_have_arrived(&self, entry: EntryId) -> bool {
+        self.unanswered.contains(&entry)
+    }
+
+    /// It goes out (again), and nothing is known of its arrival.
+    pub fn goes_out(&mut self, entry: EntryId) {
+        self.unanswered.remove(&entry);
     }
 
     pub fn taken(&mut self, entry: EntryId, now: Instant) {
@@ -106,6 +126,7 @@ impl Attempts {
         self.held.remove(&entry);
         self.first_refused.remove(&entry);
         self.alone.remove(&entry);
+        self.unanswered.remove(&entry);
     }
 
     /// Notes a permanent refusal; `true` if the destination took other objects since the first one

@@ -142,7 +142,8 @@ impl DimseTransport {
                 return Ok(Verdict::Unreadable(error.to_string()));
             }
         };
-        match self.transfer(&mut open.association, reader).await {
+        let progress = Progress::default();
+        match self.transfer(&mut open.association, reader, &progress).await {
             Ok(status) => {
                 open.sent += 1;
                 open.last_used = Instant::now();
@@ -151,6 +152,9 @@ impl DimseTransport {
             }
             Err(trouble) => {
                 open.association.abort().await;
+                if progress.whole() > 0 {
+                    self.lane.got_no_answer([entry.id]);
+                }
                 match trouble {
                     Trouble::Scu(ScuError::Source(reason)) => Ok(Verdict::Unreadable(reason)),
                     trouble => Err((trouble, idle)),
@@ -159,8 +163,12 @@ impl DimseTransport {
         }
     }
 
-    async fn transfer(&self, association: &mut Association, reader: ObjectReader) -> Result<Status, Trouble> {
-        let progress = Progress::default();
+    async fn transfer(
+        &self,
+        association: &mut Association,
+        reader: ObjectReader,
+        progress: &Progress,
+    ) -> Result<Status, Trouble> {
         let entry = Arc::clone(&reader.entry);
         let mut data_set = std::pin::pin!(data_set(reader, progress.clone()));
         let store = association.store(
@@ -249,6 +257,7 @@ fn data_set(reader: ObjectReader, progress: Progress) -> impl Stream<Item = io::
         async move {
             progress.made();
             if at >= reader.len() {
+                progress.went_out();
                 return Ok(None);
             }
             let bytes = reader.read_at(at, CHUNK).await.map_err(io::Error::other)?;

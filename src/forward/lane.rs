@@ -346,7 +346,12 @@ impl Lane {
         Ok(true)
     }
 
-    async fn delivered(&self, work: Taken, outcome: Outcome, result: &'static str) -> Result<(), SpoolError> {
+    pub async fn delivered(
+        &self,
+        work: Taken,
+        outcome: Outcome,
+        result: &'static str,
+    ) -> Result<(), SpoolError> {
         self.attempts.lock().taken(work.delivery.entry, Instant::now());
         self.works();
         metrics::delivery_attempt(self.name(), result);
@@ -391,14 +396,17 @@ impl Lane {
         Ok(())
     }
 
-    /// The destination failed as a whole; `blamed` was on its way to it.
+    /// The destination failed as a whole; or perhaps for `blamed`, which was on its way to it.
     pub fn failed(&self, failure: &Failure, blamed: Option<&Taken>) {
         let now = Instant::now();
         metrics::delivery_attempt(self.name(), "failed");
-        if let Some(work) = blamed.filter(|_| failure.during_object) {
-            self.attempts.lock().hold(work.delivery.entry, now);
-        }
-        let change = self.breaker.lock().failed(now, failure.retry_after);
+        let blamed = blamed.filter(|_| failure.during_object);
+        let held = blamed.is_some_and(|work| self.attempts.lock().hold(work.delivery.entry, now));
+        let change = match held {
+            // The next one tells which of the two it was.
+            true => self.breaker.lock().object_failed(now),
+            false => self.breaker.lock().failed(now, failure.retry_after),
+        };
         self.tell(change, &failure.reason);
     }
 
@@ -417,6 +425,26 @@ impl Lane {
     pub fn begin_anew(&self, entry: EntryId) {
         self.attempts.lock().forget(entry);
         self.unproven.forget(entry);
+    }
+
+    /// These went out whole, and no answer came.
+    pub fn got_no_answer(&self, entries: impl IntoIterator<Item = EntryId>) {
+        let mut attempts = self.attempts.lock();
+        entries.into_iter().for_each(|entry| attempts.got_no_answer(entry));
+    }
+
+    /// Whether the destination may have it although it did not say so.
+    pub fn may_have_arrived(&self, work: &Taken) -> bool {
+        self.attempts.lock().may_have_arrived(work.delivery.entry)
+    }
+
+    /// These are about to be sent: those of them that may go together.
+    pub fn go_out(&self, taken: Vec<Taken>) -> Vec<Taken> {
+        {
+            let mut attempts = self.attempts.lock();
+            taken.iter().for_each(|work| attempts.goes_out(work.delivery.entry));
+        }
+        self.leave_loners(taken)
     }
 
     /// These go in requests of their own from now on.

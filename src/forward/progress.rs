@@ -1,30 +1,46 @@
-//! Watches whether a transfer moves. Objects may take hours on a slow line; what must not last is
-//! standing still.
+//! Watches whether a transfer moves, and how far it got. Objects may take hours on a slow line; what
+//! must not last is standing still.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<AtomicU64>);
+pub struct Progress(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    moves: AtomicU64,
+    whole: AtomicUsize,
+}
 
 impl Progress {
     pub fn made(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One more object was handed to the connection to its last byte.
+    pub fn went_out(&self) {
+        self.0.whole.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many objects were.
+    pub fn whole(&self) -> usize {
+        self.0.whole.load(Ordering::Relaxed)
     }
 
     pub fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Relaxed) > 0
+        self.0.moves.load(Ordering::Relaxed) > 0
     }
 
     /// Resolves once nothing has moved for `limit` (noticed within half of that again).
     pub async fn stalled(&self, limit: Duration) {
         let step = (limit / 2).max(Duration::from_millis(1));
-        let mut seen = self.0.load(Ordering::Relaxed);
+        let mut seen = self.0.moves.load(Ordering::Relaxed);
         let mut quiet = Duration::ZERO;
         while quiet < limit {
             tokio::time::sleep(step).await;
-            let now = self.0.load(Ordering::Relaxed);
+            let now = self.0.moves.load(Ordering::Relaxed);
             quiet = if now == seen { quiet + step } else { Duration::ZERO };
             seen = now;
         }

@@ -85,6 +85,7 @@ impl<T: Transport> Worker<T> {
         if !self.ask_what_is_there(&mut taken).await? {
             return Ok(());
         }
+        let mut taken = self.lane.go_out(taken);
         while !taken.is_empty() {
             if !self.lane.may_go_on() {
                 self.lane.leave_unused(leave);
@@ -115,19 +116,21 @@ impl<T: Transport> Worker<T> {
     }
 
     /// Asks, before the first attempt with an object, whether something is listed under its UID: only
-    /// then is the UID evidence of it later. `false`: nothing is to be sent for now.
-    async fn ask_what_is_there(&mut self, taken: &mut [Taken]) -> Result<bool, SpoolError> {
-        let course = self.lane.course();
-        let unasked = taken.iter_mut().filter(|work| !work.delivery.unlisted);
-        match course {
+    /// then is the UID evidence of it later. And after an attempt that got no answer, whether it has
+    /// arrived; then it leaves `taken`. `false`: nothing is to be sent for now.
+    async fn ask_what_is_there(&mut self, taken: &mut Vec<Taken>) -> Result<bool, SpoolError> {
+        match self.lane.course() {
             Course::Believe => return Ok(true),
             Course::Doubt => {
+                let unasked = taken.iter_mut().filter(|work| !work.delivery.unlisted);
                 unasked.for_each(|work| work.doubt = Some(verify::NOT_ANSWERED));
                 return Ok(true);
             }
             Course::Ask => {}
         }
-        let entries: Vec<Arc<SpoolEntry>> = unasked.map(|work| Arc::clone(&work.entry)).collect();
+        let lane = &self.lane;
+        let unknown = taken.iter().filter(|work| !work.delivery.unlisted || lane.may_have_arrived(work));
+        let entries: Vec<Arc<SpoolEntry>> = unknown.map(|work| Arc::clone(&work.entry)).collect();
         if entries.is_empty() {
             return Ok(true);
         }
@@ -136,7 +139,11 @@ impl<T: Transport> Worker<T> {
             () = self.lane.cut_off.cancelled() => Err(Failure::new("stopping")),
         };
         match asked {
-            Ok(Listed::These(uids)) => self.lane.note_listed(taken, &uids).await.map(|()| true),
+            Ok(Listed::These(uids)) => {
+                self.lane.note_arrived(taken, &uids).await?;
+                self.lane.note_listed(taken, &uids).await?;
+                Ok(true)
+            }
             Ok(Listed::NotOffered(reason)) => {
                 self.lane.listing_not_offered(&reason);
                 Ok(true)

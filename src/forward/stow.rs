@@ -114,6 +114,7 @@ impl Transport for StowTransport {
             Err(failure) if progress.has_begun() => {
                 // One of them may be what it dies of: they go one by one, until it is found.
                 self.lane.send_alone(request);
+                self.lane.got_no_answer(request.iter().take(progress.whole()).map(|entry| entry.id));
                 Err(Failure { during_object: true, ..failure })
             }
             Err(failure) => Err(failure),

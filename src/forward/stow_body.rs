@@ -90,6 +90,7 @@ impl Writer {
             }
             self.open = None;
             self.at += 1;
+            self.progress.went_out();
         }
         if let Some(entry) = self.entries.get(self.at) {
             let reader = self.spool.open(entry.id).await.map_err(|error| self.fail(&error))?;

@@ -1,5 +1,5 @@
-//! What a destination lists before our first attempt, and what becomes of an object whose destination
-//! does not say.
+//! What a destination lists before our first attempt, and after one that got no answer; and what
+//! becomes of an object whose destination does not say.
 //!
 //! Who can't be asked is believed: there is no other way to deliver there. Who could be asked and
 //! does not answer is tried again a few times, and then gets its objects all the same: what fails
@@ -14,7 +14,7 @@ use crate::config::Verify;
 use crate::dicom::Uid;
 use crate::forward::destination::Failure;
 use crate::forward::verify;
-use crate::spool::{Durability, Fact, SpoolError};
+use crate::spool::{Durability, Fact, Outcome, SpoolError};
 
 /// Questions without an answer, in a row, before objects go without one.
 const PATIENCE: u32 = 3;
@@ -103,6 +103,24 @@ impl Lane {
         let fact = Fact::Unlisted { entries, destination: self.name().to_owned(), at: self.clock.now() };
         let position = self.spool.append(vec![fact], Durability::Synced).await?;
         self.last_answer.fetch_max(position.0, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// What went out whole, got no answer and is listed now has arrived, for before our first attempt it
+    /// was not listed. It need not be sent again.
+    pub async fn note_arrived(
+        &self,
+        taken: &mut Vec<Taken>,
+        listed: &HashSet<Uid>,
+    ) -> Result<(), SpoolError> {
+        let arrived = |work: &mut Taken| {
+            let is_listed = listed.contains(&work.entry.key.sop_instance_uid);
+            is_listed && work.delivery.unlisted && self.may_have_arrived(work)
+        };
+        let arrived: Vec<Taken> = taken.extract_if(.., arrived).collect();
+        for work in arrived {
+            self.delivered(work, Outcome::Sent, "found").await?;
+        }
         Ok(())
     }
 

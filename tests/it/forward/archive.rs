@@ -29,6 +29,10 @@ pub enum Mode {
     /// Reads the object and never answers.
     Hang,
     AbortMidObject,
+    /// Aborts on one instance, takes the others.
+    AbortOn(String),
+    /// Keeps the object and closes the connection instead of answering.
+    Mute,
     /// Answers slowly.
     Slow(Duration),
 }
@@ -39,6 +43,8 @@ pub struct State {
     pub held: BTreeMap<String, Vec<u8>>,
     /// SOP Instance UIDs of every C-STORE answered, in order.
     pub answered: Vec<String>,
+    /// C-STORE requests, whatever became of them.
+    pub asked_to_store: usize,
     pub associations: usize,
     /// SOP classes of services it does not offer.
     pub without: HashSet<String>,
@@ -60,6 +66,7 @@ impl Archive {
             mode,
             held: BTreeMap::new(),
             answered: Vec::new(),
+            asked_to_store: 0,
             associations: 0,
             without: HashSet::new(),
             silent: false,
@@ -166,14 +173,15 @@ impl Peer {
     }
 
     async fn store(&mut self, context: u8, command: Command) -> Result<bool, PduError> {
+        let uid = command.affected_sop_instance_uid.clone().unwrap();
+        self.state.lock().asked_to_store += 1;
         let mode = self.state.lock().mode.clone();
-        if mode == Mode::AbortMidObject {
+        if mode == Mode::AbortMidObject || mode == Mode::AbortOn(uid.clone()) {
             self.messages.next_fragment().await?;
             self.messages.pdus().abort(AbortReason::SERVICE_USER).await;
             return Ok(false);
         }
         let data_set = self.messages.read_data_set(64 << 20).await?.unwrap();
-        let uid = command.affected_sop_instance_uid.clone().unwrap();
         let status = match &mode {
             Mode::Hang => {
                 std::future::pending::<()>().await;
@@ -185,12 +193,15 @@ impl Peer {
             }
             Mode::Answer(code) => Status(*code),
             Mode::Dislike(disliked) if *disliked == uid => Status(0xC000),
-            Mode::Dislike(_) | Mode::Take | Mode::Drop | Mode::AbortMidObject => Status::SUCCESS,
+            _ => Status::SUCCESS,
         };
         {
             let mut state = self.state.lock();
             if status == Status::SUCCESS && mode != Mode::Drop {
                 state.held.insert(uid.clone(), data_set.to_vec());
+            }
+            if mode == Mode::Mute {
+                return Ok(false);
             }
             state.answered.push(uid);
         }

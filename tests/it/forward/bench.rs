@@ -87,6 +87,14 @@ impl Bench {
         Forward::start(self.spool.clone(), options(), Setup { destinations, rules }).await
     }
 
+    /// To one destination that is left alone for up to an hour once it is down.
+    pub async fn forward_once(&self, destination: ConfiguredDestination) -> Forward {
+        let hour = Duration::from_secs(3600);
+        let retry = RetryPolicy { first: hour, longest: hour, ..options().retry };
+        let setup = Setup { destinations: vec![destination], rules: Vec::new() };
+        Forward::start(self.spool.clone(), ForwardOptions { retry, ..options() }, setup).await.unwrap()
+    }
+
     pub async fn receive(&self, instance: &Instance) -> EntryId {
         let uid = |text: &str| Uid::parse(text).unwrap();
         let chunk = Ok(Bytes::copy_from_slice(&instance.data_set));

@@ -81,6 +81,34 @@ async fn an_object_that_only_it_refuses_is_held_for_a_person_and_blocks_no_other
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_on_which_the_archive_dies_takes_nobody_down_with_it() {
+    let bench = Bench::new();
+    let deadly = instance(3, 100);
+    let archive = Archive::start(Mode::AbortOn(deadly.uid.clone())).await;
+    let forward = bench.forward_once(dimse("a", archive.port, "none")).await;
+    bench.receive(&deadly).await;
+    eventually(|| "it was tried".into(), || async { archive.state.lock().asked_to_store == 1 }).await;
+    for number in 10..30 {
+        bench.receive(&instance(number, 100)).await;
+        bench.until("a", DeliveryState::Sent, number as usize - 9).await;
+    }
+    assert!(forward.destinations()[0].up);
+    forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_whose_answer_was_lost_is_asked_for_and_not_sent_twice() {
+    let (bench, archive) = (Bench::new(), Archive::start(Mode::Mute).await);
+    let forward = bench.forward(vec![dimse("a", archive.port, "commitment")]).await;
+    let instances = instances(10);
+    bench.receive_all(&instances).await;
+    bench.until("a", DeliveryState::Verified, instances.len()).await;
+    let asked_to_store = archive.state.lock().asked_to_store;
+    assert_eq!((archive.held(), asked_to_store), (instances.len(), instances.len()));
+    forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archive_that_refuses_everything_poisons_nothing() {
     let (bench, archive) = (Bench::new(), Archive::start(Mode::Answer(0x0124)).await);
     let forward = bench.forward(vec![dimse("a", archive.port, "none")]).await;

@@ -112,6 +112,14 @@ async fn the_instance_that_an_archive_dies_of_is_found_and_the_others_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_answer_was_lost_is_asked_for_and_not_sent_twice() {
+    let all = deliver(Mode::Mute, 50, "query").await;
+    all.all_arrive(DeliveryState::Verified).await;
+    assert_eq!(all.archive.state.lock().requests, [50]);
+    all.forward.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endless_answer_is_cut_and_proves_nothing_where_nothing_else_does() {
     let all = deliver(Mode::Verbose, 5, "none").await;
     let resent = || async { all.archive.state.lock().requests.len() >= 2 };

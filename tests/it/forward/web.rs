@@ -27,6 +27,8 @@ pub enum Mode {
     OneAtATime,
     /// Closes the connection on any request that holds this instance.
     DieOf(String),
+    /// Stores, and closes the connection instead of answering.
+    Mute,
     /// Stores, and answers more than anybody should read.
     Verbose,
 }
@@ -36,7 +38,7 @@ pub struct State {
     pub mode: Mode,
     /// Part 10 files by SOP Instance UID.
     pub held: BTreeMap<String, Vec<u8>>,
-    /// Instances per STOW request that was answered.
+    /// Instances per STOW request that was read.
     pub requests: Vec<usize>,
     /// Every request had the Content-Length that its body turned out to have.
     pub lengths_true: bool,
@@ -133,6 +135,9 @@ async fn store(request: Request<Incoming>, state: &Mutex<State>) -> Answer {
     if state.mode != Mode::Drop {
         let kept = uids.iter().cloned().zip(files);
         state.held.extend(kept.filter(|(uid, _)| failed.as_ref().is_none_or(|(failed, _)| failed != uid)));
+    }
+    if state.mode == Mode::Mute {
+        return Err("no answer".into());
     }
     let stored: Vec<String> = uids
         .iter()
