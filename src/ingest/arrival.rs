@@ -1,7 +1,7 @@
 //! The bytes of one object, read once: scanned, hashed and staged as they come. Nothing here
 //! grows with the object.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::validation::{Claim, check};
@@ -80,19 +80,21 @@ impl Gathering {
 /// Reads preamble and file meta, which name the transfer syntax; returns what of the data set came
 /// along.
 async fn read_file_meta(bytes: &mut Chunks<'_>) -> Result<(FileMeta, Bytes), Refusal> {
-    // `read_meta` refuses what is longer than file meta can be, so this stays small.
-    let mut head = BytesMut::new();
+    // `read_meta` refuses what is longer than file meta can be, so this stays small. What comes in
+    // one piece, as nearly all do, is not copied.
+    let mut head = Bytes::new();
     let not_part10 = |what: &str| Refusal::NotPart10(what.to_owned());
     loop {
         match part10::read_meta(&head).map_err(not_part10)? {
             MetaProgress::Complete(meta) => {
-                let data_set = head.split_off(meta.data_set_offset).freeze();
+                let data_set = head.split_off(meta.data_set_offset);
                 return Ok((meta, data_set));
             }
             MetaProgress::Incomplete => {}
         }
         let chunk = bytes.next().await.ok_or_else(|| not_part10("it ends inside the file meta"))?;
-        head.extend_from_slice(&chunk.map_err(Refusal::Interrupted)?);
+        let chunk = chunk.map_err(Refusal::Interrupted)?;
+        head = if head.is_empty() { chunk } else { [head, chunk].concat().into() };
     }
 }
 

@@ -1,6 +1,7 @@
 //! One Store request, part by part. Small parts are gathered and offered to ingest side by side,
 //! so that one sync of the log serves several of them; longer ones stream through, one at a time.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -135,49 +136,58 @@ impl<'a> Session<'a> {
         let part = self.results.len() - 1;
         let is_long = headers.content_length.is_some_and(|length| length > SMALL as u64);
         let permit = if is_long { None } else { self.state.part_buffers.0.clone().try_acquire_owned().ok() };
-        let mut begun = Bytes::new();
+        let mut begun = VecDeque::new();
         if let Some(permit) = permit {
-            let (bytes, is_whole) = self.gather().await?;
+            let (chunks, is_whole) = self.gather().await?;
             if is_whole {
-                self.offer_aside(part, bytes, permit);
+                self.offer_aside(part, chunks, permit);
                 return Ok(());
             }
-            begun = bytes;
+            begun = chunks;
         }
         self.offer_here(part, headers, begun).await
     }
 
-    /// The part's content, as long as it is small; and whether that is all of it.
-    async fn gather(&mut self) -> Result<(Bytes, bool), Failure> {
-        let mut bytes = BytesMut::new();
-        while bytes.len() <= SMALL {
+    /// The part's content, as long as it is small; and whether that is all of it. Pieces stay as they
+    /// came, tiny ones are joined, so that each does not hold its read buffer.
+    async fn gather(&mut self) -> Result<(VecDeque<Bytes>, bool), Failure> {
+        let (mut chunks, mut length) = (VecDeque::new(), 0);
+        while length <= SMALL {
             match self.parts.next().await {
-                Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
+                Some(Ok(chunk)) => {
+                    length += chunk.len();
+                    join(&mut chunks, chunk);
+                }
                 Some(Err(error)) => {
                     return Err(self.parts.take_failure().unwrap_or(MultipartError::Body(error)).into());
                 }
-                None => return Ok((bytes.freeze(), true)),
+                None => return Ok((chunks, true)),
             }
         }
-        Ok((bytes.freeze(), false))
+        Ok((chunks, false))
     }
 
-    fn offer_aside(&mut self, part: usize, bytes: Bytes, permit: OwnedSemaphorePermit) {
+    fn offer_aside(&mut self, part: usize, chunks: VecDeque<Bytes>, permit: OwnedSemaphorePermit) {
         let ingest = self.state.ingest.clone();
         let (origin, study) = (self.origin.clone(), self.study.clone());
         self.running.spawn(async move {
-            let head = bytes.slice(..bytes.len().min(HEAD));
-            let length = bytes.len() as u64;
+            let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
             let last_byte = Instant::now();
-            let mut content = std::pin::pin!(futures_util::stream::once(std::future::ready(Ok(bytes))));
-            let said = accept(&ingest, origin, study, content.as_mut(), Some(length)).await;
+            let mut content = Observed::new(futures_util::stream::empty(), chunks);
+            let bytes = Pin::new(&mut content);
+            let said = accept(&ingest, origin, study, bytes, Some(length)).await;
             metrics::ack_seconds("stow", last_byte.elapsed().as_secs_f64());
             drop(permit);
-            Outcome { part, said, head }
+            Outcome { part, said, head: content.head.freeze() }
         });
     }
 
-    async fn offer_here(&mut self, part: usize, headers: PartHeaders, begun: Bytes) -> Result<(), Failure> {
+    async fn offer_here(
+        &mut self,
+        part: usize,
+        headers: PartHeaders,
+        begun: VecDeque<Bytes>,
+    ) -> Result<(), Failure> {
         let (origin, study) = (self.origin.clone(), self.study.clone());
         let mut content = Observed::new(&mut self.parts, begun);
         let bytes = Pin::new(&mut content);
@@ -287,29 +297,37 @@ fn failed(refusal: &Refusal, head: &[u8]) -> PartResult {
     }
 }
 
+/// Puts a piece behind the others; one that is too small to keep what it came in is copied.
+fn join(chunks: &mut VecDeque<Bytes>, chunk: Bytes) {
+    match chunks.back_mut() {
+        Some(last) if last.len() + chunk.len() <= HEAD => *last = [&last[..], &chunk[..]].concat().into(),
+        _ if chunk.len() <= HEAD => chunks.push_back(Bytes::copy_from_slice(&chunk)),
+        _ => chunks.push_back(chunk),
+    }
+}
+
 /// A part's content on its way to ingest: what was gathered already, then the rest. Remembers its
 /// beginning, and when it ended.
-struct Observed<'a> {
-    parts: &'a mut Reader<LimitedBody>,
-    begun: Bytes,
+struct Observed<S> {
+    rest: S,
+    begun: VecDeque<Bytes>,
     head: BytesMut,
     ended: Option<Instant>,
 }
 
-impl<'a> Observed<'a> {
-    fn new(parts: &'a mut Reader<LimitedBody>, begun: Bytes) -> Self {
-        Self { parts, begun, head: BytesMut::new(), ended: None }
+impl<S> Observed<S> {
+    fn new(rest: S, begun: VecDeque<Bytes>) -> Self {
+        Self { rest, begun, head: BytesMut::new(), ended: None }
     }
 }
 
-impl Stream for Observed<'_> {
+impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Observed<S> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = if self.begun.is_empty() {
-            Pin::new(&mut *self.parts).poll_next(cx)
-        } else {
-            Poll::Ready(Some(Ok(std::mem::take(&mut self.begun))))
+        let polled = match self.begun.pop_front() {
+            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
+            None => Pin::new(&mut self.rest).poll_next(cx),
         };
         match &polled {
             Poll::Ready(Some(Ok(chunk))) => {
