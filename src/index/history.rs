@@ -27,7 +27,7 @@ pub(super) async fn record(tx: &mut Transaction<'static, Any>, facts: &[Followed
         collect(&followed.fact, &mut events);
     }
     for chunk in events.chunks(CHUNK) {
-        let mut sql = Sql::new("INSERT INTO history (entry, at, destination, event, detail) VALUES ");
+        let mut sql = Sql::within(tx, "INSERT INTO history (entry, at, destination, event, detail) VALUES ");
         for (at, event) in chunk.iter().enumerate() {
             sql.push(if at > 0 { ", (" } else { "(" }).bind(event.entry.0).push(", ").bind(event.at);
             sql.push(", ").bind(event.destination).push(", ").bind(event.event);
@@ -92,7 +92,7 @@ pub(super) async fn holders(
     let mut last: BTreeMap<(u64, String), String> = BTreeMap::new();
     let ids: Vec<i64> = entries.iter().map(|entry| entry.0 as i64).collect();
     for chunk in ids.chunks(CHUNK) {
-        let mut sql = Sql::new("SELECT entry, destination, event FROM history WHERE entry IN ");
+        let mut sql = Sql::within(tx, "SELECT entry, destination, event FROM history WHERE entry IN ");
         // `sent` sorts before `verified` where one millisecond saw both.
         sql.list(padded(chunk)).push(" AND event <> 'routed' ORDER BY entry, at, event");
         for row in sql.fetch_all(&mut **tx).await? {

@@ -12,9 +12,8 @@ use crate::dicom::Attributes;
 use crate::store::sql::Bind;
 use crate::store::{Sql, StoreError};
 
-/// Most rows in one INSERT: with each placeholder SQLite's driver looks through all before it, so
-/// the time for a statement grows with the square of their number.
-const CHUNK: usize = 8;
+/// Most rows in one INSERT.
+const CHUNK: usize = 32;
 /// Most values in one IN list. Both are powers of two, to keep every statement prepared.
 const LIST: usize = 512;
 
@@ -262,7 +261,7 @@ pub(super) async fn load<E: Entity, V: Into<Bind> + Clone>(
     let table = E::table();
     let mut found = Vec::new();
     for chunk in values.chunks(LIST) {
-        let mut sql = select(table);
+        let mut sql = select(tx, table);
         sql.push(" WHERE ").name(column).push(" IN ").list(padded(chunk));
         for row in sql.fetch_all(&mut **tx).await? {
             found.push(read_entity(table, &row)?);
@@ -278,8 +277,8 @@ pub(super) fn padded<V: Clone>(values: &[V]) -> impl Iterator<Item = V> + '_ {
     values.iter().chain(last).cloned()
 }
 
-fn select(table: &'static Table) -> Sql {
-    let mut sql = Sql::new("SELECT ");
+fn select(tx: &Transaction<'static, Any>, table: &'static Table) -> Sql {
+    let mut sql = Sql::within(tx, "SELECT ");
     let names = table.fixed.iter().copied().chain(table.columns.iter().map(|column| column.name.as_str()));
     for (at, name) in names.enumerate() {
         sql.push(if at > 0 { ", " } else { "" }).name(name);
@@ -305,7 +304,7 @@ pub(super) async fn write<E: Entity>(
     let mut rest = rows;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(chunk_length(rest.len()));
-        upsert(chunk, parts).execute(&mut **tx).await?;
+        upsert(tx, chunk, parts).execute(&mut **tx).await?;
         rest = after;
     }
     Ok(())
@@ -317,7 +316,7 @@ fn chunk_length(rows: usize) -> usize {
     1 << rows.ilog2()
 }
 
-fn upsert<E: Entity>(rows: &[&E], parts: &mut Parts) -> Sql {
+fn upsert<E: Entity>(tx: &Transaction<'static, Any>, rows: &[&E], parts: &mut Parts) -> Sql {
     let table = E::table();
     let names: Vec<&str> = table
         .fixed
@@ -326,7 +325,7 @@ fn upsert<E: Entity>(rows: &[&E], parts: &mut Parts) -> Sql {
         .chain(table.columns.iter().map(|column| column.name.as_str()))
         .chain(table.columns.iter().filter_map(|column| column.compared.as_deref()))
         .collect();
-    let mut sql = Sql::new("INSERT INTO ");
+    let mut sql = Sql::within(tx, "INSERT INTO ");
     sql.push(table.name).push(" (");
     for (at, name) in names.iter().enumerate() {
         sql.push(if at > 0 { ", " } else { "" }).name(name);
@@ -369,7 +368,7 @@ impl Parts {
         let mut rest = parts.as_slice();
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(chunk_length(rest.len()));
-            let mut sql = Sql::new("INSERT INTO value_parts (kind, part, whole) VALUES ");
+            let mut sql = Sql::within(tx, "INSERT INTO value_parts (kind, part, whole) VALUES ");
             for (at, part) in chunk.iter().enumerate() {
                 sql.push(if at > 0 { ", " } else { "" }).list([part.kind, &part.part, &part.whole]);
             }
@@ -438,6 +437,6 @@ mod tests {
     fn lists_come_in_few_lengths() {
         assert_eq!(padded(&[1, 2, 3]).collect::<Vec<_>>(), [1, 2, 3, 3]);
         assert_eq!(padded::<i64>(&[]).count(), 0);
-        assert_eq!([1, 3, 7, 8, 500].map(chunk_length), [1, 2, 4, 8, 8]);
+        assert_eq!([1, 3, 7, 8, 500].map(chunk_length), [1, 2, 4, 8, CHUNK]);
     }
 }

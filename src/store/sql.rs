@@ -1,11 +1,12 @@
 //! A statement built piece by piece: text from this program, values from anywhere. It numbers
 //! its placeholders `$1`, `$2`…, which both databases take, and is the one place that asserts to
-//! sqlx that a text is safe.
+//! sqlx that a text is safe. Statements with many values are built [`Sql::within`] a transaction:
+//! SQLite's driver finds a numbered placeholder by walking through those before it.
 
 use std::fmt::Write;
 
 use sqlx::any::{AnyArguments, AnyQueryResult, AnyRow};
-use sqlx::{Any, Arguments, AssertSqlSafe, Executor};
+use sqlx::{Any, Arguments, AssertSqlSafe, Executor, Transaction};
 
 use super::StoreError;
 
@@ -14,6 +15,8 @@ pub struct Sql {
     text: String,
     arguments: AnyArguments,
     count: usize,
+    /// Placeholders are `?`, which only SQLite takes.
+    unnumbered: bool,
 }
 
 /// What a placeholder may stand for: the portable types, TEXT and BIGINT.
@@ -27,6 +30,11 @@ impl Sql {
         let mut sql = Sql::default();
         sql.push(text);
         sql
+    }
+
+    /// For this transaction's database alone.
+    pub fn within(tx: &Transaction<'static, Any>, text: &'static str) -> Sql {
+        Sql { unnumbered: tx.backend_name() == "SQLite", ..Sql::new(text) }
     }
 
     /// Adds text of this program; `&'static str` keeps values out.
@@ -48,7 +56,10 @@ impl Sql {
     pub fn bind(&mut self, value: impl Into<Bind>) -> &mut Sql {
         self.count += 1;
         // Writing to a string does not fail.
-        let _ = write!(self.text, "${}", self.count);
+        let _ = match self.unnumbered {
+            true => self.text.write_str("?"),
+            false => write!(self.text, "${}", self.count),
+        };
         let added = match value.into() {
             Bind::Text(text) => self.arguments.add(text.map(without_nul)),
             Bind::Number(number) => self.arguments.add(number),
