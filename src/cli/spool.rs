@@ -124,6 +124,15 @@ async fn verify(client: &Client, json: bool) -> anyhow::Result<Exit> {
                         println!("entry {damaged} is damaged: {detail}");
                     }
                 }
+                VerifyLine::Missing { missing, sop_instance_uid, .. } => {
+                    exit = Exit::Failed;
+                    if !json {
+                        println!(
+                            "entry {missing} is missing (SOP Instance UID {})",
+                            known(&sop_instance_uid)
+                        );
+                    }
+                }
                 VerifyLine::Sum { verified, damaged_entries, bytes } if !json => {
                     println!("{verified} intact ({bytes} bytes), {damaged_entries} damaged");
                 }
@@ -133,6 +142,10 @@ async fn verify(client: &Client, json: bool) -> anyhow::Result<Exit> {
         })
         .await?;
     Ok(exit)
+}
+
+fn known(sop_instance_uid: &str) -> &str {
+    if sop_instance_uid.is_empty() { "not known" } else { sop_instance_uid }
 }
 
 async fn export(client: &Client, dir: &Path, json: bool) -> anyhow::Result<Exit> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, ControlError, json, streamed};
 use crate::clock::{Millis, rfc3339};
-use crate::spool::{Delivery, DeliveryState, EntryId, EntryState, ObjectReader, Spool, SpoolError};
+use crate::spool::{Delivery, DeliveryState, EntryId, EntryState, Missing, ObjectReader, Spool, SpoolError};
 
 const PAGE: usize = 500;
 const CHUNK: usize = 256 * 1024;
@@ -60,12 +60,25 @@ impl From<Delivery> for DeliveryLine {
     }
 }
 
-/// What `spool verify` says: each damaged entry, then the sum.
+/// What `spool verify` says: what is missing and each damaged entry, then the sum.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum VerifyLine {
-    Damaged { damaged: EntryId, detail: String },
-    Sum { verified: u64, damaged_entries: u64, bytes: u64 },
+    Damaged {
+        damaged: EntryId,
+        detail: String,
+    },
+    /// Listed in `review/`; the UID is empty where nothing but the number is known.
+    Missing {
+        missing: EntryId,
+        sop_instance_uid: String,
+        data_set_sha256: String,
+    },
+    Sum {
+        verified: u64,
+        damaged_entries: u64,
+        bytes: u64,
+    },
 }
 
 impl EntryLine {
@@ -133,6 +146,7 @@ pub async fn content(Data(control): Data<&Control>, Path(id): Path<u64>) -> Answ
 /// Rehashes every object; goes on after a damaged one.
 #[handler]
 pub async fn verify(Data(control): Data<&Control>) -> Answer {
+    use futures_util::StreamExt;
     struct Walk {
         spool: Spool,
         after: Option<EntryId>,
@@ -141,6 +155,10 @@ pub async fn verify(Data(control): Data<&Control>) -> Answer {
     }
     let walk =
         Walk { spool: control.spool.clone(), after: None, page: vec![].into_iter(), sum: Some((0, 0, 0)) };
+    let missing = control.spool.missing().await?.into_iter().map(|one| {
+        let Missing { entry: missing, sop_instance_uid, data_set_sha256 } = one;
+        Ok(VerifyLine::Missing { missing, sop_instance_uid, data_set_sha256 })
+    });
     let found = stream::try_unfold(walk, |mut walk| async move {
         loop {
             let Some((verified, damaged, bytes)) = walk.sum else { return Ok(None) };
@@ -164,7 +182,7 @@ pub async fn verify(Data(control): Data<&Control>) -> Answer {
             }
         }
     });
-    Ok(streamed::<VerifyLine, _>(found))
+    Ok(streamed::<VerifyLine, _>(stream::iter(missing).chain(found)))
 }
 
 enum Check {

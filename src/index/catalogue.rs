@@ -5,13 +5,14 @@
 use std::collections::{BTreeSet, HashMap};
 
 use dicom_dictionary_std::tags;
+use sqlx::any::AnyRow;
 use sqlx::{Any, Executor, Row, Transaction};
 
 use super::columns::{INSTANCES, PATIENTS, SERIES, STUDIES};
 use super::rows::{self, Instance, Parts, Patient, Series, Study, Texts, Working};
 use super::{compared, history, rebuild};
 use crate::clock::Millis;
-use crate::spool::{EntryId, Fact, Followed, LogPosition, SpoolEntry};
+use crate::spool::{EntryId, Fact, Followed, LogPosition, Missing, SpoolEntry};
 use crate::store::{Sql, StoreError};
 
 /// Brings the rows up to date with `facts`, which follow the stored position.
@@ -52,6 +53,31 @@ pub async fn position<'c>(executor: impl Executor<'c, Database = Any>) -> Result
         Sql::new("SELECT position FROM index_position WHERE name = 'index'").fetch_optional(executor).await?;
     let position: i64 = row.map(|row| row.try_get(0)).transpose()?.unwrap_or(0);
     Ok(LogPosition(position as u64))
+}
+
+/// Objects that count as held and have numbers above `entry`, at most as many as are listed.
+pub async fn held_after(
+    tx: &mut Transaction<'static, Any>,
+    entry: EntryId,
+) -> Result<Vec<Missing>, StoreError> {
+    const MOST: u64 = 100_000;
+    let mut sql = Sql::new("");
+    for table in ["instances", "conflicts"] {
+        let columns = "SELECT entry, sop_instance_uid, data_set_sha256 FROM ";
+        sql.push(columns).push(table).push(" WHERE freed_at IS NULL AND entry > ").bind(entry.0);
+        sql.push(if table == "instances" { " UNION ALL " } else { " ORDER BY entry LIMIT " });
+    }
+    sql.bind(MOST);
+    let rows = sql.fetch_all(&mut **tx).await?;
+    let missing = |row: &AnyRow| {
+        let entry: i64 = row.try_get(0)?;
+        Ok(Missing {
+            entry: EntryId(entry as u64),
+            sop_instance_uid: row.try_get(1)?,
+            data_set_sha256: row.try_get(2)?,
+        })
+    };
+    rows.iter().map(missing).collect()
 }
 
 async fn store_position(tx: &mut Transaction<'static, Any>, position: LogPosition) -> Result<(), StoreError> {

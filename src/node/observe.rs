@@ -21,9 +21,10 @@ const MOST_LOOKED_AT: usize = 5_000;
 /// One line when nothing happened, louder ones for what a person must look at.
 pub fn report_recovery(spool: &Spool) {
     let report = spool.recovery();
-    if !report.lost.is_empty() {
+    if !report.lost.is_empty() || report.listed > 0 {
         tracing::error!(
             lost = report.lost.len(),
+            unreadable = report.listed,
             "acknowledged objects can't be read any more; see `relaypacs spool verify`"
         );
     }

@@ -2,8 +2,11 @@
 //! counted until it is received anew or a person has seen to it.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Write};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -20,25 +23,43 @@ pub fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Damage {
+    review: PathBuf,
     known: Mutex<BTreeSet<EntryId>>,
     /// Lines in the lists of `review/`.
-    listed: u64,
+    listed: AtomicU64,
 }
 
 impl Damage {
     /// With what recovery has found, and what was listed before.
     pub fn open(review: &Path, found: &[EntryId]) -> io::Result<Damage> {
-        let mut listed = 0;
-        for file in std::fs::read_dir(review)? {
-            let file = file?;
-            if file.file_name().to_string_lossy().starts_with(LIST) {
-                listed += std::fs::read_to_string(file.path())?.lines().count() as u64;
+        let known = found.iter().take(MOST).copied().collect();
+        let damage =
+            Damage { review: review.to_owned(), known: Mutex::new(known), listed: AtomicU64::new(0) };
+        damage.listed.store(damage.lists()?.len() as u64, Ordering::Relaxed);
+        Ok(damage)
+    }
+
+    /// What the lists in `review/` name.
+    pub fn lists(&self) -> io::Result<Vec<Missing>> {
+        let mut missing = Vec::new();
+        for file in std::fs::read_dir(&self.review)? {
+            let (path, name) = file.map(|file| (file.path(), file.file_name()))?;
+            if name.to_string_lossy().starts_with(LIST) && path.extension().is_some_and(|end| end == "tsv") {
+                missing.extend(std::fs::read_to_string(path)?.lines().map(Missing::of_line));
             }
         }
-        let known = found.iter().take(MOST).copied().collect();
-        Ok(Damage { known: Mutex::new(known), listed })
+        Ok(missing)
+    }
+
+    /// Lists what only another still knew of; again and again, when asked again.
+    pub fn list_known_to(&self, who: &str, missing: &[Missing]) -> io::Result<()> {
+        let lines: String = missing.iter().map(Missing::line).collect();
+        let first = missing.first().map_or(0, |missing| missing.entry.0);
+        write(&self.review, &format!("{LIST}{who}-{first}.tsv"), &lines)?;
+        self.listed.store(self.lists()?.len() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     pub fn note(&self, entry: EntryId, detail: &str) {
@@ -58,7 +79,32 @@ impl Damage {
     }
 
     pub fn count(&self) -> u64 {
-        self.known.lock().len() as u64 + self.listed
+        self.known.lock().len() as u64 + self.listed.load(Ordering::Relaxed)
+    }
+}
+
+/// An acknowledged object that nothing here holds any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    pub entry: EntryId,
+    pub sop_instance_uid: String,
+    pub data_set_sha256: String,
+}
+
+impl Missing {
+    fn line(&self) -> String {
+        let Missing { entry, sop_instance_uid, data_set_sha256 } = self;
+        format!("{entry}\t{sop_instance_uid}\t{data_set_sha256}\t\n")
+    }
+
+    fn of_line(line: &str) -> Missing {
+        let mut words = line.split('\t');
+        let mut word = || words.next().unwrap_or_default().to_owned();
+        Missing {
+            entry: EntryId(word().parse().unwrap_or(0)),
+            sop_instance_uid: word(),
+            data_set_sha256: word(),
+        }
     }
 }
 
@@ -79,5 +125,56 @@ pub fn list(review: &Path, lost: &[EntryState]) -> io::Result<()> {
             deliveries.join(",").to_lowercase()
         );
     }
-    std::fs::write(review.join(format!("{LIST}{}.tsv", ulid::Ulid::new())), lines)
+    write(review, &new_list(), &lines)
+}
+
+fn new_list() -> String {
+    format!("{LIST}{}.tsv", ulid::Ulid::new())
+}
+
+/// Durable: what it names is known from nowhere else.
+fn write(review: &Path, name: &str, lines: &str) -> io::Result<()> {
+    let (path, unfinished) = (review.join(name), review.join(format!("{name}.new")));
+    let mut file = File::create(&unfinished)?;
+    file.write_all(lines.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, &path)?;
+    File::open(review)?.sync_all()
+}
+
+/// Records that were acknowledged and of which a replay could read nothing, not even what they were:
+/// by their numbers, which are those of entries where they were objects.
+#[derive(Debug, Default)]
+pub struct Unreadable {
+    numbers: BTreeSet<u64>,
+    /// The list's name, once there is one.
+    list: Option<String>,
+    has_changed: bool,
+}
+
+impl Unreadable {
+    pub fn note(&mut self, numbers: RangeInclusive<u64>) {
+        let room = MOST.saturating_sub(self.numbers.len());
+        self.numbers.extend(numbers.take(room));
+        self.has_changed = true;
+    }
+
+    /// Nothing is missing of this entry after all.
+    pub fn forget(&mut self, entry: EntryId) {
+        self.has_changed |= self.numbers.remove(&entry.0);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.numbers.len() as u64
+    }
+
+    /// Brings the list in `review/` up to date.
+    pub fn save(&mut self, review: &Path) -> io::Result<()> {
+        if !std::mem::take(&mut self.has_changed) {
+            return Ok(());
+        }
+        let name = self.list.get_or_insert_with(new_list);
+        let lines: String = self.numbers.iter().map(|number| format!("{number}\t\t\t\n")).collect();
+        write(review, name, &lines)
+    }
 }

@@ -44,6 +44,7 @@ mod state;
 pub use batch::Verdict;
 pub use capacity::Capacity;
 pub use committer::Committed;
+pub use damage::Missing;
 pub use entry::{
     Delivery, DeliveryState, Digest, EntryId, Fact, Finding, LogPosition, Origin, Outcome, SpoolEntry,
 };
@@ -414,6 +415,21 @@ impl Spool {
     /// Whether an entry was found to be damaged or missing.
     pub fn is_damaged(&self, id: EntryId) -> bool {
         self.shared.damage.has(id)
+    }
+
+    /// What is listed in `review/` as missing: nothing else here knows of it any more.
+    pub async fn missing(&self) -> Result<Vec<Missing>, SpoolError> {
+        self.blocking(|shared| shared.listed()).await
+    }
+
+    /// The number of the last record that the log had when the spool was opened.
+    pub fn recovered_through(&self) -> EntryId {
+        self.shared.recovered_through
+    }
+
+    /// Lists acknowledged objects with higher numbers, of which only the index still knew.
+    pub async fn list_missing(&self, missing: Vec<Missing>) -> Result<(), SpoolError> {
+        self.blocking(move |shared| shared.list_missing(&missing)).await
     }
 
     /// Whether the storage failed in an earlier run, not long of run time ago: then another restart

@@ -18,7 +18,7 @@ use super::capacity::{self, Disk};
 use super::committer::{Committer, Head, Job};
 use super::comparer::Comparer;
 use super::damage::Damage;
-use super::entry::{Fact, LogPosition};
+use super::entry::{EntryId, Fact, LogPosition};
 use super::failure;
 use super::maintenance::Maintenance;
 use super::projection::{self, Published};
@@ -144,6 +144,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         index_cursor,
         route_cursor,
         write_errors: Mutex::new(Vec::new()),
+        recovered_through: EntryId(head.sequence - 1),
         closing: AtomicBool::new(false),
         _lock: lock,
     });

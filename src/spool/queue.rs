@@ -272,13 +272,14 @@ impl Queue {
         Ok((ids, bytes))
     }
 
-    /// Held entries whose place `exists` does not know: generation of the segment, and offset.
+    /// Held entries whose place `exists` does not know: generation of the segment, and where in it at
+    /// least what they hold there ends.
     pub fn misplaced(&self, mut exists: impl FnMut(u32, u64) -> bool) -> Result<Vec<EntryId>> {
         let mut ids = Vec::new();
         for item in self.db.scan_prefix(b"p") {
             let (key, value) = item?;
             let place = number_at(&key, 1);
-            if !exists((place >> 32) as u32, place & 0xffff_ffff) {
+            if !exists((place >> 32) as u32, (place & 0xffff_ffff) + number_at(&value, 8)) {
                 ids.push(EntryId(number_at(&value, 0)));
             }
         }

@@ -4,17 +4,19 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::damage::{self, Unreadable};
 use super::disk_view::{DiskView, ReadAt};
-use super::entry::{EntryId, LogPosition};
+use super::entry::{EntryId, Fact, LogPosition};
 use super::projection::{self, Published};
 use super::queue::{Queue, QueueError};
-use super::record::{Payload, RecordHeader};
+use super::record::{HEADER_LENGTH, Payload, RecordHeader};
 use super::scan::{self, Found, Record};
 use super::segment::{FIRST_RECORD, Segment, Segments};
-use super::{SpoolError, committer::Head, damage};
+use super::{SpoolError, committer::Head};
 
 /// Records applied to the projection at once.
 const CHUNK: usize = 1000;
@@ -23,8 +25,10 @@ const CHUNK: usize = 1000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     pub replayed: u64,
-    /// Records that were acknowledged and are not readable any more.
+    /// Objects that were acknowledged and are damaged or missing.
     pub lost: Vec<EntryId>,
+    /// Records that were acknowledged and of which nothing can be read; `review/` lists them.
+    pub listed: u64,
     /// Torn or damaged stretches that were set aside in `review/`.
     pub set_aside: u64,
     /// Large files that no record names, moved to `review/`.
@@ -81,9 +85,10 @@ pub fn replay(
         folders,
         report,
         pending: Vec::new(),
+        unreadable: Unreadable::default(),
         sequence: queue.sequence()?,
         acked_through: 0,
-        damaged_after: None,
+        doubtful_from: None,
         end: None,
     };
     let start = queue.position()?;
@@ -95,18 +100,38 @@ pub fn replay(
     replay.finish()
 }
 
+/// What stands in the log, in its order, until it is known whether it was acknowledged.
+enum Replayed {
+    Intact(Published),
+    /// An object whose bytes are not those that were received.
+    Damaged(Published),
+    /// Records with these numbers, of which nothing can be read.
+    Unreadable(RangeInclusive<u64>),
+}
+
+impl Replayed {
+    /// Whether it is known what to do: only a later mark tells a loss from a torn write.
+    fn is_settled(&self, acked_through: u64) -> bool {
+        match self {
+            Replayed::Intact(_) => true,
+            Replayed::Damaged(published) => published.sequence <= acked_through,
+            Replayed::Unreadable(numbers) => *numbers.end() <= acked_through,
+        }
+    }
+}
+
 struct Replay<'a> {
     queue: &'a Queue,
     folders: &'a Folders,
     report: &'a mut Report,
-    pending: Vec<Published>,
-    /// Sequence number of the last good record.
+    pending: Vec<Replayed>,
+    unreadable: Unreadable,
+    /// Sequence number of the last record whose header holds.
     sequence: u64,
     /// The newest mark found: everything up to it was answered.
     acked_through: u64,
-    /// The last good record before stretches that could not be read, until it is known whether
-    /// anything follows them.
-    damaged_after: Option<u64>,
+    /// Where what can't be read begins, until something that can follows it in its segment.
+    doubtful_from: Option<u64>,
     end: Option<(Arc<Segment>, u64)>,
 }
 
@@ -114,6 +139,9 @@ impl Replay<'_> {
     fn segment(&mut self, segment: &Arc<Segment>, from: u64) -> Result<(), SpoolError> {
         let mut offset = from;
         self.end = Some((segment.clone(), offset));
+        // Whatever is missing before it is missing at its beginning.
+        let follows = self.sequence > 0 || self.doubtful_from.is_some();
+        self.doubtful_from = (from == FIRST_RECORD && follows).then_some(0);
         let disk = DiskView::of(&segment.file, &segment.path).map_err(at(&segment.path))?;
         loop {
             let found = scan::record_at(&disk, segment, offset).map_err(at(&segment.path))?;
@@ -138,39 +166,44 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Takes an intact record; returns the offset after it.
+    /// Takes a record whose header and meta are intact; returns the offset after it.
     fn record(&mut self, disk: &DiskView, segment: &Arc<Segment>, record: Record) -> Result<u64, SpoolError> {
-        let next = u64::from(record.place.offset) + record.header.record_length();
+        let (place, sequence) = (u64::from(record.place.offset), record.header.sequence);
         self.acked_through = self.acked_through.max(record.header.acked_through);
-        let place = u64::from(record.place.offset);
+        self.note_gap(sequence, place);
         let is_intact = self.payload_intact(disk, segment, &record)?;
-        if is_intact {
-            self.settle_damage(record.header.sequence - 1);
-        }
-        let gap = record.header.sequence - self.sequence - 1;
-        if gap > 0 && self.sequence > 0 && self.report.lost.is_empty() {
-            tracing::error!(missing = gap, after = self.sequence, "the log skips records");
-        }
         if !is_intact {
             self.note_damage(segment, place, Some(&record.header))?;
-            self.sequence = record.header.sequence;
-            return Ok(next);
         }
-        self.sequence = record.header.sequence;
-        self.report.replayed += 1;
+        self.sequence = sequence;
         let after = record.after();
-        self.pending.push(Published {
+        let published = Published {
             fact: Arc::new(record.meta.fact),
-            sequence: record.header.sequence,
+            sequence,
             place: record.place,
             after,
             large: record.meta.large,
             copied: record.meta.copied,
+        };
+        self.pending.push(match is_intact {
+            true => Replayed::Intact(published),
+            false => Replayed::Damaged(published),
         });
         if self.pending.len() >= CHUNK {
-            self.apply()?;
+            self.apply_settled()?;
         }
-        Ok(next)
+        Ok(after.offset())
+    }
+
+    /// The numbers between the last record and this one, which stands behind something unreadable.
+    fn note_gap(&mut self, sequence: u64, place: u64) {
+        let Some(from) = self.doubtful_from.take() else { return };
+        // A log may begin with any number, but no more records were there than fit.
+        let most = if self.sequence > 0 { u64::MAX } else { (place - from) / HEADER_LENGTH as u64 };
+        let first = (self.sequence + 1).max(sequence.saturating_sub(most));
+        if first < sequence {
+            self.pending.push(Replayed::Unreadable(first..=sequence - 1));
+        }
     }
 
     fn payload_intact(
@@ -227,7 +260,7 @@ impl Replay<'_> {
         offset: u64,
         header: Option<&RecordHeader>,
     ) -> Result<(), SpoolError> {
-        self.damaged_after.get_or_insert(self.sequence);
+        self.doubtful_from.get_or_insert(offset);
         let aside = self.folders.review.join(format!("damaged-{}-{offset}.bin", segment.generation));
         let length = header.map_or(64 << 10, RecordHeader::record_length).min(segment.size - offset);
         let mut bytes = vec![0; length as usize];
@@ -238,32 +271,85 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// What was acknowledged among the damaged records up to `last` is lost.
-    fn settle_damage(&mut self, last: u64) {
-        let Some(after) = self.damaged_after.take() else { return };
-        for sequence in after + 1..=last.min(self.acked_through) {
-            tracing::error!(entry = sequence, "an acknowledged record is damaged and was set aside");
-            self.report.lost.push(EntryId(sequence));
-        }
+    /// Applies what is pending as far as it is settled.
+    fn apply_settled(&mut self) -> Result<(), SpoolError> {
+        let is_open = |replayed: &Replayed| !replayed.is_settled(self.acked_through);
+        let settled = self.pending.iter().position(is_open).unwrap_or(self.pending.len());
+        let rest = self.pending.split_off(settled);
+        let settled = std::mem::replace(&mut self.pending, rest);
+        self.apply(settled)
     }
 
-    fn apply(&mut self) -> Result<(), SpoolError> {
+    /// What was acknowledged and is damaged stays an entry, so that it is asked after, and a resend
+    /// replaces it; of what can't be read only the number is known, and listed.
+    fn apply(&mut self, settled: Vec<Replayed>) -> Result<(), SpoolError> {
+        let mut records = Vec::new();
+        for replayed in settled {
+            match replayed {
+                Replayed::Intact(published) => {
+                    match &*published.fact {
+                        // Of what can't be read another copy is here, or nothing is held any more.
+                        Fact::Received(entry) => self.unreadable.forget(entry.id),
+                        Fact::Purged { entry, .. } => self.unreadable.forget(*entry),
+                        _ => {}
+                    }
+                    self.report.replayed += 1;
+                    records.push(published);
+                }
+                Replayed::Damaged(published) => {
+                    tracing::error!(entry = published.sequence, "an acknowledged object is damaged");
+                    records.extend(self.damaged(published)?);
+                }
+                Replayed::Unreadable(numbers) => {
+                    tracing::error!(?numbers, "acknowledged records can't be read and were set aside");
+                    self.unreadable.note(numbers);
+                }
+            }
+        }
+        self.unreadable.save(&self.folders.review).map_err(at(&self.folders.review))?;
         let large = &self.folders.large;
-        projection::apply(self.queue, &self.pending, |consequences| {
+        projection::apply(self.queue, &records, |consequences| {
             remove_files(large, &consequences.freed_files)
         })?;
-        self.pending.clear();
         Ok(())
     }
 
+    /// A damaged record as the projection gets it; a copy of what is known must not hide that.
+    fn damaged(&mut self, published: Published) -> Result<Option<Published>, SpoolError> {
+        let Fact::Received(entry) = &*published.fact else { return Ok(None) };
+        if published.copied.is_some() && self.queue.state(entry.id)?.is_some() {
+            return Ok(None);
+        }
+        self.report.lost.push(entry.id);
+        Ok(Some(published))
+    }
+
     fn finish(mut self) -> Result<Option<Head>, SpoolError> {
-        self.apply()?;
+        self.apply_settled()?;
+        // Above the mark nobody was answered: torn writes.
+        let acked_through = self.acked_through;
+        let left = std::mem::take(&mut self.pending).into_iter().filter_map(|replayed| match replayed {
+            Replayed::Damaged(_) => None,
+            Replayed::Unreadable(numbers) => {
+                let numbers = *numbers.start()..=acked_through.min(*numbers.end());
+                (!numbers.is_empty()).then_some(Replayed::Unreadable(numbers))
+            }
+            intact @ Replayed::Intact(_) => Some(intact),
+        });
+        let left = left.collect();
+        self.apply(left)?;
+        self.report.listed = self.unreadable.count();
+        // What took the place of a damaged one freed it.
+        for id in std::mem::take(&mut self.report.lost) {
+            if self.queue.state(id)?.is_some() {
+                self.report.lost.push(id);
+            }
+        }
         let Some((segment, mut offset)) = self.end.take() else { return Ok(None) };
-        if self.damaged_after.is_some() {
+        if self.doubtful_from.is_some_and(|from| from > 0) {
             // A torn tail: written, and above the mark never answered. Kept for a person; the log
             // goes on behind it.
             tracing::warn!(offset, "the log ends in a torn record; set aside");
-            self.settle_damage(self.sequence);
             offset = segment.size;
         }
         Ok(Some(Head { segment, offset, sequence: self.sequence + 1, acked_through: self.sequence }))
@@ -284,10 +370,10 @@ pub fn remove_files(dir: &Path, names: &[String]) -> io::Result<()> {
 /// Entries whose place is in no segment: files of the log are missing, or were cut.
 fn misplaced(segments: &Segments, queue: &Queue) -> Result<Vec<EntryId>, QueueError> {
     let mut sizes = HashMap::new();
-    queue.misplaced(|generation, offset| {
+    queue.misplaced(|generation, end| {
         let size =
             sizes.entry(generation).or_insert_with(|| segments.get(generation).map(|found| found.size));
-        size.is_some_and(|size| offset < size)
+        size.is_some_and(|size| end < size)
     })
 }
 

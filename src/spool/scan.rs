@@ -105,23 +105,48 @@ pub fn next_intact(
     offset: u64,
     sequence: u64,
 ) -> io::Result<Option<u64>> {
+    let mut found = None;
+    each_header(source, offset + 1, segment.size, |at, header| {
+        let fits = header.generation == segment.generation && header.sequence > sequence;
+        found = fits.then_some(at);
+        fits
+    })?;
+    Ok(found)
+}
+
+/// The newest generation of the records in a file: what an earlier use left is older.
+pub fn generation_of(source: &dyn ReadAt, size: u64) -> io::Result<Option<u32>> {
+    let mut newest = None;
+    each_header(source, FIRST_RECORD, size, |_, header| {
+        newest = newest.max(Some(header.generation));
+        false
+    })?;
+    Ok(newest)
+}
+
+/// Every intact header from `from` on, wherever one may begin, until `is_enough`.
+fn each_header(
+    source: &dyn ReadAt,
+    from: u64,
+    size: u64,
+    mut is_enough: impl FnMut(u64, RecordHeader) -> bool,
+) -> io::Result<()> {
     const WINDOW: usize = 1 << 20;
-    let mut at = (offset + 1).next_multiple_of(ALIGNMENT);
-    while at + (HEADER_LENGTH as u64) <= segment.size {
-        let length = (segment.size - at).min((WINDOW + HEADER_LENGTH) as u64) as usize;
+    let mut at = from.next_multiple_of(ALIGNMENT);
+    while at + (HEADER_LENGTH as u64) <= size {
+        let length = (size - at).min((WINDOW + HEADER_LENGTH) as u64) as usize;
         let mut block = vec![0; length];
         source.read_exact_at(&mut block, at)?;
         for start in (0..=length - HEADER_LENGTH).step_by(ALIGNMENT as usize) {
-            let decoded = RecordHeader::decode(&block[start..]);
-            let fits =
-                |header: RecordHeader| header.generation == segment.generation && header.sequence > sequence;
-            if decoded.is_some_and(fits) {
-                return Ok(Some(at + start as u64));
+            if let Some(header) = RecordHeader::decode(&block[start..])
+                && is_enough(at + start as u64, header)
+            {
+                return Ok(());
             }
         }
         at += (length - HEADER_LENGTH) as u64 + ALIGNMENT;
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Whether `length` bytes at `offset` have this SHA-256.

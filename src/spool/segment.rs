@@ -22,6 +22,8 @@ pub const FIRST_RECORD: u64 = PAGE;
 pub const PAGE: u64 = 4096;
 const MAGIC: [u8; 8] = *b"RPsegm1\n";
 const HEADER_LENGTH: usize = 16;
+/// A file that has nothing but zeros in so many bytes was never written.
+const NEVER_USED: u64 = 64 << 10;
 
 /// One segment in use. Its descriptor is opened before its first write and kept: one opened later
 /// would not report a write-back error that another already took.
@@ -289,19 +291,21 @@ fn header(generation: u32) -> [u8; HEADER_LENGTH] {
 }
 
 /// The generation that the segment was last written under; `None` for one never used. Where the
-/// segment's header is damaged, its first record says.
+/// segment's header is damaged, its records say.
 fn read_generation(file: &File) -> io::Result<Option<u32>> {
-    if file.metadata()?.len() < FIRST_RECORD + super::record::HEADER_LENGTH as u64 {
+    let size = file.metadata()?.len();
+    if size < FIRST_RECORD + super::record::HEADER_LENGTH as u64 {
         return Ok(None);
     }
-    let mut block = [0; HEADER_LENGTH];
-    file.read_exact_at(&mut block, 0)?;
-    if block[0..8] == MAGIC && crc32c::crc32c(&block[..12]).to_le_bytes() == block[12..16] {
-        return Ok(Some(u32::from_le_bytes([block[8], block[9], block[10], block[11]])));
+    let mut begin = vec![0; size.min(NEVER_USED) as usize];
+    file.read_exact_at(&mut begin, 0)?;
+    if begin[0..8] == MAGIC && crc32c::crc32c(&begin[..12]).to_le_bytes() == begin[12..16] {
+        return Ok(Some(u32::from_le_bytes([begin[8], begin[9], begin[10], begin[11]])));
     }
-    let mut record = [0; super::record::HEADER_LENGTH];
-    file.read_exact_at(&mut record, FIRST_RECORD)?;
-    Ok(super::record::RecordHeader::decode(&record).map(|record| record.generation))
+    if begin.iter().all(|byte| *byte == 0) {
+        return Ok(None);
+    }
+    super::scan::generation_of(file, size)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::batch::{Batch, Copy, Verdict};
 use super::capacity::{Capacity, Disk};
 use super::committer::{Answer, Job, Offered};
 use super::comparer::{self, Compared};
-use super::damage::Damage;
+use super::damage::{Damage, Missing};
 use super::entry::{Digest, EntryId, Fact, LogPosition};
 use super::failure;
 use super::queue::Queue;
@@ -61,6 +61,7 @@ pub struct Shared {
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
     pub write_errors: Mutex<Vec<Instant>>,
+    pub recovered_through: EntryId,
     pub closing: AtomicBool,
     /// Held for as long as the spool is open.
     pub _lock: File,
@@ -313,6 +314,15 @@ impl Shared {
 
     pub fn large_path(&self, name: &str) -> PathBuf {
         self.room.large_dir.join(name)
+    }
+
+    pub fn listed(&self) -> Result<Vec<Missing>, SpoolError> {
+        self.damage.lists().map_err(|source| SpoolError::from_io(self.options.dir.join("review"), source))
+    }
+
+    pub fn list_missing(&self, missing: &[Missing]) -> Result<(), SpoolError> {
+        let listed = self.damage.list_known_to("index", missing);
+        listed.map_err(|source| SpoolError::from_io(self.options.dir.join("review"), source))
     }
 
     /// The slowest of those who follow the log.

@@ -54,7 +54,7 @@ async fn a_damaged_acknowledged_record_is_reported_and_the_rest_is_kept() {
     std::fs::write(&path, bytes).unwrap();
 
     let spool = bench.open();
-    assert_eq!(spool.recovery().lost, vec![ids[0]]);
+    assert_eq!(missing(&spool).await, [ids[0]]);
     assert_eq!(read(&spool, ids[1]).await, content(1, 3000));
     assert_eq!(read(&spool, ids[2]).await, content(2, 3000));
     spool.close();
@@ -78,7 +78,8 @@ async fn of_damaged_records_side_by_side_each_is_reported() {
     std::fs::write(&path, bytes).unwrap();
 
     let spool = bench.open();
-    assert_eq!(spool.recovery().lost, vec![EntryId(1), EntryId(2)]);
+    assert_eq!(spool.recovery().lost, [EntryId(1)]);
+    assert_eq!(missing(&spool).await, [EntryId(2)]);
     assert_eq!(spool.recovery().set_aside, 2);
     assert_eq!(read(&spool, EntryId(3)).await, content(2, 3000));
     spool.close();
@@ -166,6 +167,74 @@ async fn a_resend_of_what_was_freed_before_it_was_looked_at_is_kept_itself() {
     let kept = resend.await.unwrap();
     assert_eq!(kept.verdict, Verdict::New);
     assert_eq!(read(&spool, kept.id).await, content(9, 3000));
+    spool.close();
+}
+
+/// The entries that `review/` lists.
+async fn missing(spool: &Spool) -> Vec<EntryId> {
+    spool.missing().await.unwrap().iter().map(|missing| missing.entry).collect()
+}
+
+/// One bit of a record, in its part that begins `into` bytes after its header.
+fn damage(bench: &Bench, uid: &str, into: i64) {
+    let path = bench.first_segment();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let needle = format!("\"sop_instance_uid\":\"{uid}\"");
+    let at = bytes.windows(needle.len()).position(|window| window == needle.as_bytes()).unwrap();
+    let begin = (0..=at).rev().find(|at| bytes[*at..].starts_with(b"RPr1")).unwrap();
+    bytes[(begin as i64 + record::HEADER_LENGTH as i64 + into) as usize] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_while_the_queue_is_lost_stays_known_from_start_to_start() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let uid = format!("1.2.3.{number}");
+        ids.push(store(&spool, &uid, content(number, 3000)).await.unwrap().id);
+    }
+    spool.close();
+    drop(spool);
+    damage(&bench, "1.2.3.1", 2000);
+    damage(&bench, "1.2.3.2", -10);
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+
+    for _ in 0..2 {
+        let spool = bench.open();
+        assert_eq!(scrub::look(&spool.shared, ids[1]).unwrap(), Held::Damaged);
+        assert_eq!(missing(&spool).await, [ids[2]], "nothing but its number can be known");
+        assert_eq!(spool.status().damaged, 2);
+        assert_eq!(read(&spool, ids[3]).await, content(3, 3000));
+        spool.close();
+    }
+    let spool = bench.open();
+    let again = store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap();
+    assert_eq!(read(&spool, again.id).await, content(1, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_damaged_among_others_of_its_batch_is_not_taken_for_a_torn_one() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let many = (0..40).map(|number| {
+        let spool = spool.clone();
+        tokio::spawn(async move { store(&spool, &format!("1.2.3.{number}"), content(number, 3000)).await })
+    });
+    for stored in futures_util::future::join_all(many).await {
+        stored.unwrap().unwrap();
+    }
+    // Only later records say that these were answered.
+    store(&spool, "1.2.4", content(9, 100)).await.unwrap();
+    spool.close();
+    drop(spool);
+    (0..20).for_each(|number| damage(&bench, &format!("1.2.3.{number}"), -10));
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    let spool = bench.open();
+    assert_eq!(spool.counts().objects, 21);
+    assert_eq!(missing(&spool).await.len(), 20);
     spool.close();
 }
 
