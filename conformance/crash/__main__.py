@@ -10,7 +10,7 @@ import sys
 from crash import page
 from crash.campaign import Campaign
 
-PARTS = ["kill", "cut", "crowds"]
+PARTS = ["kill", "cut", "damage", "crowds"]
 
 
 def main(wanted):
