@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
 
 use super::capacity::Disk;
 use super::{Digest, SpoolError};
@@ -21,10 +22,10 @@ pub const MEMORY_BUDGET: usize = 16 << 20;
 const BUDGET_STEP: usize = 16 << 10;
 /// Smaller chunks are copied together, so that a one-byte fragment does not pin its read buffer.
 const KEEP_WHOLE: usize = 8 << 10;
-/// A large object is written in pieces of about this size.
-const WRITE_PIECE: usize = 1 << 20;
+/// A large object is written in pieces of about this size, one while the next is received.
+const WRITE_PIECE: usize = 512 << 10;
 /// Write-back of a large object is started after so many bytes, to keep its last sync short.
-const WRITE_BACK: u64 = 32 << 20;
+const WRITE_BACK: u64 = 16 << 20;
 
 /// Where staging finds its room.
 #[derive(Clone)]
@@ -190,8 +191,10 @@ pub struct LargeFile {
     pub name: String,
     path: PathBuf,
     file: Option<Arc<File>>,
-    written: u64,
-    synced_at: u64,
+    /// With what is being written.
+    length: u64,
+    written_back_at: u64,
+    writing: Option<JoinHandle<io::Result<()>>>,
     kept: bool,
 }
 
@@ -204,13 +207,21 @@ impl LargeFile {
             OpenOptions::new().read(true).write(true).create_new(true).open(opened)
         })
         .await?;
-        Ok(LargeFile { name, path, file: Some(Arc::new(file)), written: 0, synced_at: 0, kept: false })
+        let file = Some(Arc::new(file));
+        Ok(LargeFile { name, path, file, length: 0, written_back_at: 0, writing: None, kept: false })
     }
 
+    /// Begins to write these, once those before are written.
     async fn write(&mut self, chunks: Vec<Bytes>) -> Result<(), SpoolError> {
+        self.written().await?;
         let Some(file) = self.file.clone() else { return Ok(()) };
-        let (from, write_back) = (self.written, self.written - self.synced_at >= WRITE_BACK);
-        let written = blocking(self.path.clone(), move || {
+        let from = self.length;
+        self.length += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        let write_back = self.length - self.written_back_at >= WRITE_BACK;
+        if write_back {
+            self.written_back_at = self.length;
+        }
+        self.writing = Some(tokio::task::spawn_blocking(move || {
             let mut at = from;
             for chunk in &chunks {
                 file.write_all_at(chunk, at)?;
@@ -219,17 +230,20 @@ impl LargeFile {
             if write_back {
                 failpoint::sync("large_written_back", || file.sync_data())?;
             }
-            Ok(at)
-        })
-        .await?;
-        if write_back {
-            self.synced_at = self.written;
-        }
-        self.written = written;
+            Ok(())
+        }));
         Ok(())
     }
 
+    /// Waits for what was begun to be written.
+    async fn written(&mut self) -> Result<(), SpoolError> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let done = writing.await.map_err(io::Error::other).flatten();
+        done.map_err(|source| SpoolError::from_io(self.path.clone(), source))
+    }
+
     async fn sync(&mut self) -> Result<(), SpoolError> {
+        self.written().await?;
         let Some(file) = self.file.clone() else { return Ok(()) };
         let synced = tokio::task::spawn_blocking(move || failpoint::sync("large", || file.sync_data())).await;
         match synced {
