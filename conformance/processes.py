@@ -1,17 +1,25 @@
 """Child processes and ports: start, measure, stop by process id."""
 
+import contextlib
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
 
 
+# Below those that Linux gives to connections: while its server is down, no connection of another test may take a port.
+SERVERS = range(18_000, 32_000)
+
+
 def free_port():
     """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", random.choice(SERVERS)))
+            return probe.getsockname()[1]
 
 
 def listens(port, host="127.0.0.1"):

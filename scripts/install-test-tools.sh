@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 scripts/install-build-tools.sh
 install $(missing storescu:dcmtk Orthanc:orthanc \
     /usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb \
-    /usr/lib/postgresql:postgresql strace:strace python3:python3 runuser:util-linux mkfs.ext4:e2fsprogs)
+    /usr/lib/postgresql:postgresql strace:strace python3:python3 runuser:util-linux mkfs.ext4:e2fsprogs \
+    qemu-storage-daemon:'qemu-utils qemu-system-common' fusermount3:fuse3)
 python3 -c 'import ensurepip, venv' 2> /dev/null || install python3-venv
 
 venv=conformance/.venv

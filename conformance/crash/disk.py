@@ -16,7 +16,7 @@ class Disk:
 
     def __init__(self, image):
         self.image = image
-        self.path = image.with_suffix(".mounted")
+        self.path = mounted(image)
         self.path.mkdir()
         self.mount()
 
@@ -54,6 +54,11 @@ class Disk:
         run("umount", "-l", self.path)
         self.path.rmdir()
         self.image.unlink()
+
+
+def mounted(image):
+    """Where it is mounted."""
+    return image.with_suffix(".mounted")
 
 
 def make_ext4(image, *options):

@@ -37,7 +37,10 @@ class Template:
 
 
 class Sender(threading.Thread):
-    """Sends until it is told to stop or the node is gone. `offered` is what it ever began to send."""
+    """Sends until it is told to stop or the node is gone. `offered` is what it ever began to send.
+
+    A refusal is an error, unless it was told to stop.
+    """
 
     # Seconds between an answer and what is sent next.
     pause = 0
@@ -65,8 +68,9 @@ class Sender(threading.Thread):
                 # The node died, or it has not listened yet.
                 self.stopping.wait(0.02)
             except Exception as error:  # noqa: BLE001 - reported by the rig
-                self.error = error
-                return
+                if not self.stopping.is_set():
+                    self.error = error
+                    return
         self.pen.close()
 
 

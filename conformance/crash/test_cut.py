@@ -1,12 +1,21 @@
 """The short form of the campaign: some cuts, and each sync without which they must show a loss."""
 
+import os
+
 import pytest
 
-from crash import cut
+from crash import cut, order, power
+from crash.kill import Lost
+from crash.replay import replay
 
-pytestmark = [pytest.mark.relaypacs, pytest.mark.root]
+pytestmark = pytest.mark.relaypacs
 
 
+def mounts(test):
+    return pytest.mark.root(pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")(test))
+
+
+@mounts
 @pytest.mark.item(40)
 def test_nothing_acknowledged_is_lost_when_the_power_is_cut():
     report = cut.series(["large_synced", "segment_begun", None, "queue_flushed"])
@@ -14,6 +23,36 @@ def test_nothing_acknowledged_is_lost_when_the_power_is_cut():
     assert report["acknowledged"] > 100
 
 
+@mounts
+@pytest.mark.parametrize("size", [2_000, 100_000], ids=["in-the-log", "in-a-file"])
+def test_a_resend_after_a_crash_is_acknowledged_only_once_it_is_on_the_disk(size):
+    assert power.keeps_a_resend(size)
+
+
+@mounts
 @pytest.mark.parametrize("left_out", cut.CAUGHT)
 def test_a_cut_shows_what_a_missing_sync_loses(left_out):
-    assert cut.mutant(left_out, most=8)["caught_after"]
+    assert cut.mutant(left_out)["caught_in"]
+
+
+@mounts
+def test_what_was_acknowledged_is_on_every_disk_that_the_log_of_writes_gives():
+    assert replay(20, seconds=4)["acknowledged"] > 100
+
+
+@mounts
+def test_the_log_of_writes_shows_what_a_missing_sync_loses():
+    with pytest.raises(Lost):
+        replay(20, "log", seconds=2)
+
+
+def test_no_answer_leaves_before_the_syncs_that_cover_it():
+    found, objects = order.trace()
+    assert order.too_early(found, objects) == []
+    files = {call.path for call in found if "/segments/" in call.path or "/large/" in call.path}
+    assert len(files) > 10, "both roads were taken, and more than one segment"
+
+
+@pytest.mark.parametrize("left_out", ["log", "large", "large_directory"])
+def test_the_trace_shows_an_answer_that_leaves_too_early(left_out):
+    assert order.too_early(*order.trace({"RELAYPACS_LEAVE_OUT": left_out}))

@@ -220,30 +220,6 @@ def fresh(like):
     return one.sop_instance, one.data_set
 
 
-@pytest.mark.root
-@pytest.mark.parametrize("size", [2_000, 100_000], ids=["in-the-log", "in-a-file"])
-def test_a_resend_after_a_crash_is_acknowledged_only_once_it_is_on_the_disk(make_subject, small_disk, size):
-    """A crash leaves a record in the page cache that no sync reached; nobody may count on it before one does."""
-    disk = small_disk()
-    node = make_subject(
-        {"spool": {"dir": str(disk.path / "spool"), "segment_size": "4 MiB", "inline_limit": "64 KiB"}}, start=False
-    )
-    node.environment["RELAYPACS_FAILPOINT"] = "record_appended@1"
-    node.start()
-    one = instances.instance(pixel_bytes=size)
-    with pytest.raises((Closed, OSError, AssertionError)):
-        clients.store(node, [one])
-    wait_until(node.died, "it is killed", 20)
-    del node.environment["RELAYPACS_FAILPOINT"]
-    node.start()
-    assert [reply.status for reply in clients.store(node, [one])] == [0]
-    disk.cut_power()
-    node.kill()
-    disk.power_up()
-    node.start()
-    assert node.held() == {one.sop_instance: [one.sha256]}
-
-
 @pytest.mark.sql
 def test_receiving_goes_on_while_the_database_is_away(make_subject):
     """F116: C-STORE is still 0000, and the index catches up."""
