@@ -79,9 +79,9 @@ def run(case):
     if case in SERIES:
         return series(plan(ROUNDS_IN_SERIES, random.Random(case), list(POINTS)), seed=case)
     if case == "images":
-        return replay(IMAGES, seed=case)
+        return replay(IMAGES, seconds=25, seed=case)
     if case in REPLAYED:
-        return replay(IMAGES_WITHOUT, REPLAYED[case], seed=case)
+        return replay(IMAGES_WITHOUT, REPLAYED[case], seconds=25 if "queue" in case else 12, seed=case)
     name = case.removeprefix("without ")
     figures = mutant(name)
     if name in CAUGHT:

@@ -16,7 +16,7 @@ from crash.write_log import Cut, LoggedDisk, Replay
 from subject import RelayPacs, merged
 from waiting import wait_until
 
-MEBIBYTES = 192
+MEBIBYTES = 384
 
 
 class MarkedLedger(Ledger):
@@ -45,7 +45,7 @@ class ReplayRig(CutRig):
         environment = {"RELAYPACS_LEAVE_OUT": left_out} if left_out else {}
         super().__init__(seed=seed, disk=LoggedDisk(MEBIBYTES), environment=environment)
         self.ledger = MarkedLedger(self.folder, self.disk.position)
-        self.arrived = {}
+        self.arrived, self.work = {}, {}
         self.archive.fail = self.note_arrival
 
     def note_arrival(self, one):
@@ -67,6 +67,7 @@ class ReplayRig(CutRig):
             sender.join(30)
             self.offered |= sender.offered
         self.node.kill()
+        self.work = {"recycled": self.recycled(), "rewritten": self.rewritten()}
         self.disk.detach()
 
     def cuts(self, count):
@@ -108,12 +109,12 @@ class ReplayRig(CutRig):
             )
 
 
-def replay(images, left_out=None, seconds=9, seed=None):
+def replay(images, left_out=None, seconds=12, seed=None):
     """The figures, or an exception that says what was lost."""
     rig = ReplayRig(left_out, seed)
     try:
         rig.record(seconds)
         rig.look_at(images)
-        return {"images": images, "acknowledged": len(rig.ledger.marks)}
+        return {"images": images, "acknowledged": len(rig.ledger.marks)} | rig.work
     finally:
         rig.close()
