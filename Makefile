@@ -7,7 +7,7 @@ TEST_FEATURES := --features failpoints
 export RELAYPACS_BIN ?= $(CURDIR)/target/debug/relaypacs
 
 .DEFAULT_GOAL := help
-.PHONY: help run release test check unit conformance conformance-orthanc conformance-postgres crash \
+.PHONY: help run release test check unit conformance conformance-orthanc conformance-postgres crash soak \
         bench bench-spool tools test-build
 
 help: ## print this list
@@ -43,6 +43,9 @@ conformance-orthanc: tools ## the same tests against Orthanc: what a known PACS 
 
 crash: tools test-build ## the durability campaigns, resumable, into docs/durability.md; PART=kill for one
 	cd conformance && .venv/bin/python -m crash $(PART)
+
+soak: tools test-build ## an hour of mixed traffic, into docs/durability.md; MINUTES=60
+	cd conformance && .venv/bin/python -m crash soak
 
 bench: release tools ## the node beside Orthanc, storescp and a server that only appends and syncs, into docs/performance.md
 	cd bench/load && cargo build --release --locked

@@ -182,7 +182,7 @@ class WebSink:
         path, _, query = request.path.partition("?")
         in_path, keys = set(re.findall(r"/(\d[\d.]+)", path)), self.keys(parse_qs(query))
         with self.lock:
-            held = [one for one in self.received if self.matches(one, in_path, keys)]
+            held = [one for one in self.candidates(path) if self.matches(one, in_path, keys)]
         matches = [
             {
                 "00080016": {"vr": "UI", "Value": [one.sop_class]},
@@ -193,6 +193,10 @@ class WebSink:
             for one in held
         ]
         self.reply(request, 200, json.dumps(matches).encode())
+
+    def candidates(self, path):
+        """What a search at this path could find."""
+        return self.received
 
     @staticmethod
     def keys(asked):
