@@ -1,6 +1,7 @@
 """The short form of the campaign: some cuts, and each sync without which they must show a loss."""
 
 import os
+import shutil
 
 import pytest
 
@@ -13,6 +14,10 @@ pytestmark = pytest.mark.relaypacs
 
 def mounts(test):
     return pytest.mark.root(pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")(test))
+
+
+def needs(tool):
+    return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
 
 
 @mounts
@@ -36,16 +41,19 @@ def test_a_cut_shows_what_a_missing_sync_loses(left_out):
 
 
 @mounts
+@needs("qemu-storage-daemon")
 def test_what_was_acknowledged_is_on_every_disk_that_the_log_of_writes_gives():
-    assert replay(20, seconds=4)["acknowledged"] > 100
+    assert replay(12, seconds=3)["acknowledged"] > 100
 
 
 @mounts
+@needs("qemu-storage-daemon")
 def test_the_log_of_writes_shows_what_a_missing_sync_loses():
     with pytest.raises(Lost):
         replay(20, "log", seconds=2)
 
 
+@needs("strace")
 def test_no_answer_leaves_before_the_syncs_that_cover_it():
     found, objects = order.trace()
     assert order.too_early(found, objects) == []
@@ -53,6 +61,7 @@ def test_no_answer_leaves_before_the_syncs_that_cover_it():
     assert len(files) > 10, "both roads were taken, and more than one segment"
 
 
+@needs("strace")
 @pytest.mark.parametrize("left_out", ["log", "large", "large_directory"])
 def test_the_trace_shows_an_answer_that_leaves_too_early(left_out):
     assert order.too_early(*order.trace({"RELAYPACS_LEAVE_OUT": left_out}))
