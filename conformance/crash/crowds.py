@@ -121,7 +121,9 @@ def idle(count=1000, seconds=600, most=20_000):
     }
 
 
-# A flood
+# A flood, of several processes so that it keeps its rate on a busy machine
+
+FLOODERS = 4
 
 
 def flood(address, called, source, rate, seconds, told):
@@ -155,11 +157,13 @@ def flooded(seconds, config, source, rate=500):
     contexts = [(1, template.model.sop_class, [template.model.transfer_syntax])]
     with started(config) as node:
         told = FORK.Queue()
-        crowd = FORK.Process(target=flood, args=(node.address, node.ae_title, source, rate, seconds, told), daemon=True)
+        about = (node.address, node.ae_title, source, rate / FLOODERS, seconds, told)
+        crowd = [FORK.Process(target=flood, args=about, daemon=True) for _ in range(FLOODERS)]
         before = files_open(node)
-        crowd.start()
+        for flooder in crowd:
+            flooder.start()
         sent, took, associations = {}, [], []
-        while crowd.is_alive():
+        while any(flooder.is_alive() for flooder in crowd):
             begun = time.monotonic()
             with RawAssociation(node.address, timeout=20) as association:
                 association.associate(contexts, called=node.ae_title)
@@ -173,14 +177,13 @@ def flooded(seconds, config, source, rate=500):
                     sent[one.sop_instance] = [one.sha256]
                     time.sleep(0.01)
                 association.release()
-        crowd.join()
         assert node.held() == sent, "what the good sender sent is not what is held"
         wait_until(lambda: files_open(node) <= before + 10, "the flood's connections are gone", 60)
-        crowd_figures = told.get(timeout=10)
+        crowd_figures = [told.get(timeout=10) for _ in crowd]
     return {
-        "connections": crowd_figures["opened"],
-        "turned_away": crowd_figures["failed"],
-        "per_second": round((crowd_figures["opened"] + crowd_figures["failed"]) / crowd_figures["seconds"]),
+        "connections": sum(each["opened"] for each in crowd_figures),
+        "turned_away": sum(each["failed"] for each in crowd_figures),
+        "per_second": round(sum((each["opened"] + each["failed"]) / each["seconds"] for each in crowd_figures)),
         "seconds": seconds,
         "stored": len(took),
         "store_p99": round(p99(took), 4),
@@ -349,7 +352,7 @@ def lines(results):
             reject["growth"] < 2 * MIB,
         ),
         Line(
-            f"{slow['clients']} clients at a byte a second are ended (408, or closed): headers 5 s, bodies 8 s configured",
+            f"{slow['clients']} clients at a byte a second are ended (408, or closed): headers 5 s, bodies 8 s set",
             f"headers by {slow['headers_closed_by']} s, bodies by {slow['bodies_closed_by']} s",
             slow["headers_closed_by"] <= 10 and slow["bodies_closed_by"] <= 16,
         ),
@@ -364,7 +367,7 @@ def lines(results):
 def flood_line(how, figures):
     worst = max(figures["store_p99"], figures["associate_p99"])
     return Line(
-        f"a flood of 500 connections a second for {figures['seconds']} s, {how}: a good sender gets all through, p99 ≤ 1 s",
+        f"a flood of 500 connections a second for {figures['seconds']} s, {how}: a good sender gets through, p99 ≤ 1 s",
         f"{figures['per_second']} a second; {figures['stored']:,} of {figures['stored']:,} stored, "
         f"p99 {worst * 1000:.0f} ms (C-STORE {figures['store_p99'] * 1000:.0f} ms)",
         worst <= 1 and figures["per_second"] >= 490,

@@ -181,6 +181,7 @@ class Beside:
     def recover(self):
         """The ill one is well, and the node is told so: how long it would wait by itself is a matter of chance."""
         self.proxy.switch(UP)
+        self.node.run("destination", "resume", "ill")
         self.node.run("destination", "echo", "ill")
 
     def finish(self, seconds=300):
@@ -306,9 +307,9 @@ def fault_lines(how, figures):
     allowed = figures["objects"] // 100
     return [
         Line(
-            f"{MANY:,} objects by {how} through a proxy that fails in {len(KINDS)} ways: all there, verified, by SHA-256",
-            f"{figures['objects']:,} of {figures['objects']:,} in {figures['seconds']} s, through {faults.total()} faults on "
-            f"{figures['connections']} connections (rarest: {rarest}, {faults[rarest]})",
+            f"{MANY:,} objects by {how}, a proxy that fails in {len(KINDS)} ways: all there, verified, by SHA-256",
+            f"{figures['objects']:,} of {figures['objects']:,} in {figures['seconds']} s, through {faults.total()} faults "
+            f"on {figures['connections']} connections (rarest: {rarest}, {faults[rarest]})",
             figures["objects"] >= MANY and faults[rarest] >= 3,
         ),
         Line("sent twice: at most 1 %", f"{figures['twice']} of {figures['objects']:,}", figures["twice"] <= allowed),

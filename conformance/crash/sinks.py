@@ -1,6 +1,6 @@
 """Archives that are fast and remember what came, each in a process of its own: by DIMSE on raw sockets, by STOW-RS.
 
-They answer what the node asks for proof: storage commitment and C-FIND, or QIDO-RS. `Sink` is the handle in our process.
+They answer what the node asks for proof: storage commitment and C-FIND, or QIDO-RS. `Sink` is our handle of one.
 """
 
 import collections
@@ -86,13 +86,13 @@ class DimseArchive(Remembers):
         }
         with Acceptor(connection, timeout=120) as acceptor, contextlib.suppress(pdu.Closed, OSError):
             contexts = acceptor.accept(maximum=1 << 17)
-            while True:
-                try:
+            try:
+                while True:
                     message = acceptor.receive_message()
-                except AssertionError:
-                    # A-RELEASE-RQ, for the most part: whoever aborts does not wait for this.
-                    return acceptor.send(pdu.release_rp())
-                answers[message.command["CommandField"]](acceptor, message, contexts[message.context_id][1])
+                    answers[message.command["CommandField"]](acceptor, message, contexts[message.context_id][1])
+            except AssertionError:
+                # A-RELEASE-RQ, for the most part: whoever aborts does not wait for this.
+                acceptor.send(pdu.release_rp())
 
     @staticmethod
     def echo(acceptor, message, _):

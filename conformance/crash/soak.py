@@ -240,8 +240,8 @@ def lines(results):
         Line("every question answered meanwhile", f"{asked}; p99 {p99}", all(soak["questions"].values())),
         Line(
             "flat memory: ≤ 4 MiB more an hour, from the second quarter to the last",
-            f"{growth / MIB:+.1f} MiB an hour ({' · '.join(f'{value / MIB:.1f}' for value in soak['resident'])} MiB "
-            f"by quarters, at most {soak['peak'] / MIB:.1f})",
+            f"{growth / MIB:+.1f} MiB an hour ({' · '.join(f'{value / MIB:.1f}' for value in soak['resident'])} "
+            f"MiB by quarters, at most {soak['peak'] / MIB:.1f})",
             growth <= 4 * MIB,
         ),
         Line(
