@@ -8,6 +8,7 @@ import math
 import threading
 import time
 
+import clients
 from crash.disk import mounted
 from crash.kill import Lost
 from crash.ledger import Ledger, Pen
@@ -53,9 +54,9 @@ class ReplayRig(CutRig):
 
     rest = FILLING
 
-    def record(self, seconds):
-        """Loads the node for a while, then ends it and the disk."""
-        self.start({})
+    def load(self, seconds, environment):
+        """Loads the node until it dies, or for a while; the senders."""
+        self.start(environment)
         stopping = threading.Event()
         crew = self.crew(0, stopping)
         for sender in crew:
@@ -67,22 +68,45 @@ class ReplayRig(CutRig):
             sender.join(30)
             self.offered |= sender.offered
         self.node.kill()
+        return crew
+
+    def record(self, seconds):
+        self.load(seconds, {})
+        self.end_record()
+
+    def record_resends(self, crashes):
+        """Kills the node between the write of records and their sync, and sends again what got no answer."""
+        told = []
+        for crash in range(crashes):
+            crew = self.load(20, {"RELAYPACS_FAILPOINT": f"record_appended@{self.random.randint(5, 40)}"})
+            self.start({})
+            pen = self.ledger.pen(f"resent-{crash}")
+            for one in [one for sender in crew for one in sender.open.values()]:
+                clients.store_all(self.node, [one])
+                pen.write(one.sop_instance, one.sha256)
+                told.append(self.ledger.marks[one.sop_instance])
+            pen.close()
+            self.node.kill()
+        self.end_record()
+        return told
+
+    def end_record(self):
         self.work = {"recycled": self.recycled(), "rewritten": self.rewritten()}
         self.disk.detach()
 
-    def cuts(self, count):
-        """Half of them just after an acknowledgement."""
+    def cuts(self, count, told=None):
+        """Half of them just after an acknowledgement, of those in `told` if there are such."""
         acknowledged = sorted(self.ledger.marks.values())
-        moments = [self.random.choice(acknowledged) for _ in range(count // 2)]
+        moments = [self.random.choice(told or acknowledged) for _ in range(count // 2)]
         moments += [self.random.randint(acknowledged[0], self.disk.position()) for _ in range(count - len(moments))]
         return [Cut(moment, self.random.choice(["flush", "prefix", "subset"])) for moment in moments]
 
-    def look_at(self, count):
+    def look_at(self, count, told=None):
         """Mounts so many images and compares each with what was acknowledged by then."""
         replay = Replay(self.disk, self.random)
         node = RelayPacs(self.config_on(replay.image), database="sqlite")
         try:
-            for number, (cut, disk) in enumerate(replay.disks(self.cuts(count))):
+            for number, (cut, disk) in enumerate(replay.disks(self.cuts(count, told))):
                 self.look(number, cut, node)
         finally:
             node.remove()
@@ -110,11 +134,19 @@ class ReplayRig(CutRig):
 
 
 def replay(images, left_out=None, seconds=12, seed=None):
-    """The figures, or an exception that says what was lost."""
+    """Under load: the figures, or an exception that says what was lost."""
+    return figures(images, left_out, seed, lambda rig: rig.record(seconds))
+
+
+def replay_resends(images, left_out=None, crashes=5, seed=None):
+    """The same of what is sent again after crashes."""
+    return figures(images, left_out, seed, lambda rig: rig.record_resends(crashes))
+
+
+def figures(images, left_out, seed, record):
     rig = ReplayRig(left_out, seed)
     try:
-        rig.record(seconds)
-        rig.look_at(images)
+        rig.look_at(images, record(rig))
         return {"images": images, "acknowledged": len(rig.ledger.marks)} | rig.work
     finally:
         rig.close()

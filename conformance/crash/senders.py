@@ -37,7 +37,8 @@ class Template:
 
 
 class Sender(threading.Thread):
-    """Sends until it is told to stop or the node is gone. `offered` is what it ever began to send.
+    """Sends until it is told to stop or the node is gone. `offered` is what it ever began to send, `open` what of that
+    got no success.
 
     A refusal is an error, unless it was told to stop.
     """
@@ -48,15 +49,17 @@ class Sender(threading.Thread):
     def __init__(self, subject, pen, templates, stopping):
         super().__init__(daemon=True)
         self.subject, self.pen, self.templates, self.stopping = subject, pen, templates, stopping
-        self.offered, self.acknowledged, self.error = {}, 0, None
+        self.offered, self.open, self.acknowledged, self.error = {}, {}, 0, None
 
     def next(self):
         one = random.choice(self.templates).make()
         self.offered[one.sop_instance] = one.sha256
+        self.open[one.sop_instance] = one
         return one
 
     def acknowledge(self, one):
         self.pen.write(one.sop_instance, one.sha256)
+        del self.open[one.sop_instance]
         self.acknowledged += 1
         self.stopping.wait(self.pause)
 
