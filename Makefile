@@ -8,7 +8,7 @@ export RELAYPACS_BIN ?= $(CURDIR)/target/debug/relaypacs
 
 .DEFAULT_GOAL := help
 .PHONY: help run release test check unit conformance conformance-orthanc conformance-postgres crash soak \
-        bench bench-spool tools test-build
+        fuzz fuzz-planted fuzz-keep bench bench-spool tools test-build
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,15 @@ crash: tools test-build ## the durability campaigns, resumable, into docs/durabi
 
 soak: tools test-build ## an hour of mixed traffic, into docs/durability.md; MINUTES=60
 	cd conformance && .venv/bin/python -m crash soak
+
+fuzz: ## each target finds the bug planted in it, then is fuzzed for SECONDS_EACH (60); docs/fuzzing.md
+	@scripts/fuzz.sh run
+
+fuzz-planted: ## the first half of it
+	@scripts/fuzz.sh planted
+
+fuzz-keep: ## what fuzzing found worth keeping into fuzz/corpus, minimised; make test replays it
+	@scripts/fuzz.sh keep
 
 bench: release tools ## the node beside Orthanc, storescp and a server that only appends and syncs, into docs/performance.md
 	cd bench/load && cargo build --release --locked

@@ -276,6 +276,7 @@ mod tests {
             ("[database]\nurl = \"mysql://h/d\"".to_owned(), "database.url: "),
             ("[spool]\nhigh_watermark = 0.96".to_owned(), "spool.critical_watermark: "),
             ("[spool]\ninline_limit = \"32 MiB\"".to_owned(), "spool.inline_limit: "),
+            ("[spool]\nsegment_size = \"4 GiB\"".to_owned(), "spool.segment_size: "),
             ("[limits]\ndepth = 0".to_owned(), "limits.depth: "),
             (dimse.to_owned(), "destinations.a.port: "),
             (format!("{dimse}port = 104\nusername = \"u\""), "destinations.a.username: "),

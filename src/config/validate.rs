@@ -144,6 +144,10 @@ fn spool(config: &Config) -> Checked {
     if spool.segment_size < 1 << 20 {
         return refuse("spool.segment_size", "must be at least 1 MiB");
     }
+    // Places in it have 32 bits, the one behind its last record included.
+    if spool.segment_size > 2 << 30 {
+        return refuse("spool.segment_size", "must be at most 2 GiB");
+    }
     if spool.inline_limit > spool.segment_size / 4 {
         return refuse("spool.inline_limit", "must be at most a quarter of spool.segment_size");
     }

@@ -7,10 +7,11 @@ use bytes::{Bytes, BytesMut};
 use dicom_ul::pdu::Pdu;
 use futures_util::FutureExt;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::command::{Command, field};
-use super::pdu::{DataValue, DataValues, Incoming, PduError, PduStream};
+use super::pdu::{DataValue, DataValues, Incoming, PduError, PduStream, Wire};
 
 mod release;
 mod send;
@@ -43,8 +44,8 @@ pub struct MessageLimits {
 
 /// Both directions of an established association.
 #[derive(Debug)]
-pub struct MessageStream {
-    pdus: PduStream,
+pub struct MessageStream<W = TcpStream> {
+    pdus: PduStream<W>,
     limits: MessageLimits,
     /// What is left of the last P-DATA-TF.
     pending: DataValues,
@@ -65,9 +66,9 @@ enum Step {
     Aborted,
 }
 
-impl MessageStream {
+impl<W: Wire> MessageStream<W> {
     /// Takes over a stream on which A-ASSOCIATE-AC has passed.
-    pub fn new(mut pdus: PduStream, limits: MessageLimits) -> Self {
+    pub fn new(mut pdus: PduStream<W>, limits: MessageLimits) -> Self {
         pdus.set_write_limit(limits.idle);
         Self {
             pdus,
@@ -247,7 +248,7 @@ impl MessageStream {
     }
 
     /// The PDU stream, for abort.
-    pub fn pdus(&mut self) -> &mut PduStream {
+    pub fn pdus(&mut self) -> &mut PduStream<W> {
         &mut self.pdus
     }
 }

@@ -12,7 +12,7 @@ use super::associate::{AssociateAccept, AssociateRequest};
 
 mod stream;
 
-pub use stream::PduStream;
+pub use stream::{PduStream, Wire};
 
 /// Largest association PDU taken (A-ASSOCIATE-RQ with 128 contexts and many syntaxes).
 pub const MAX_ASSOCIATION_PDU: u32 = 1 << 20;

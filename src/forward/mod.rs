@@ -35,6 +35,7 @@ pub mod verify;
 
 pub use orders::Which;
 pub use retry::RetryPolicy;
+pub use stow_answer::StowAnswer;
 pub use verify::{CommitmentReport, ReportOutcome, VerificationPolicy};
 
 use crate::clock::{Clock, Millis};

@@ -54,6 +54,14 @@ pub use recovery::Report;
 pub use stage::{Stage, Staged};
 pub use state::{DeliveryPolicy, EntryState};
 
+/// The log's records as they lie on the disk, for what looks at a log that no spool has open.
+pub mod format {
+    pub use super::disk_view::ReadAt;
+    pub use super::record::{ALIGNMENT, HEADER_LENGTH, MAX_META, Meta, Payload, RecordHeader};
+    pub use super::scan::{Found, Record, has_digest, looks_begun, next_intact, record_at};
+    pub use super::segment::{FIRST_RECORD, Segment};
+}
+
 use crate::clock::Millis;
 use crate::dicom::Uid;
 use committer::{Job, Offered};

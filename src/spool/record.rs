@@ -14,6 +14,8 @@ pub const ALIGNMENT: u64 = 8;
 /// A fact is small; what claims more is not one.
 pub const MAX_META: u32 = 4 << 20;
 const MAX_PREFIX: u32 = 64 << 10;
+/// A segment has 4 GiB at most: places in it have 32 bits.
+const MAX_INLINE: u64 = u32::MAX as u64;
 
 const MAGIC: [u8; 4] = *b"RPr1";
 
@@ -107,7 +109,10 @@ impl RecordHeader {
             data_set_sha256: bytes[48..80].try_into().ok()?,
             body_crc: u32_at(bytes, 80),
         };
-        (header.meta_length <= MAX_META && header.prefix_length <= MAX_PREFIX).then_some(header)
+        let fits = header.meta_length <= MAX_META
+            && header.prefix_length <= MAX_PREFIX
+            && (header.payload != Payload::Inline || header.data_set_length <= MAX_INLINE);
+        fits.then_some(header)
     }
 }
 
@@ -163,6 +168,19 @@ mod tests {
     fn a_header_survives_its_encoding() {
         assert_eq!(RecordHeader::decode(&header().encode()), Some(header()));
         assert_eq!(header().record_length() % ALIGNMENT, 0);
+    }
+
+    #[test]
+    fn lengths_that_no_record_has_are_no_header() {
+        for header in [
+            RecordHeader { data_set_length: u64::MAX, ..header() },
+            RecordHeader { meta_length: MAX_META + 1, ..header() },
+            RecordHeader { prefix_length: MAX_PREFIX + 1, ..header() },
+        ] {
+            assert_eq!(RecordHeader::decode(&header.encode()), None);
+        }
+        let large = RecordHeader { payload: Payload::Large, data_set_length: u64::MAX, ..header() };
+        assert_eq!(RecordHeader::decode(&large.encode()), Some(large), "a file of its own has any length");
     }
 
     #[test]

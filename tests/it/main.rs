@@ -3,6 +3,7 @@
 //! `conformance/`.
 
 mod commands;
+mod corpus;
 mod dimse;
 mod documents;
 mod forward;

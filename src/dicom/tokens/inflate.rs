@@ -43,15 +43,19 @@ impl Inflater {
                 return check_trailer(self.trailer, walker);
             }
             let (taken, given) = (self.stream.total_in(), self.stream.total_out());
-            let status = self
-                .stream
-                .decompress(bytes, &mut self.buffer, FlushDecompress::None)
-                .map_err(|_| walker.malformed("the deflate stream is broken"))?;
+            let status = self.stream.decompress(bytes, &mut self.buffer, FlushDecompress::None);
             let taken = (self.stream.total_in() - taken) as usize;
             let given = (self.stream.total_out() - given) as usize;
             walker.push(&self.buffer[..given], sink)?;
             bytes = &bytes[taken..];
-            self.ended = status == Status::StreamEnd;
+            match status {
+                // Not earlier, or whether Pixel Data came before the break would depend on how the
+                // bytes arrive.
+                Err(_) if !walker.has_stopped() => {
+                    return Err(walker.malformed("the deflate stream is broken"));
+                }
+                status => self.ended = status.is_ok_and(|status| status == Status::StreamEnd),
+            }
             if !self.ended && taken == 0 && given == 0 {
                 return Ok(());
             }

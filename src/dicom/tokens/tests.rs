@@ -268,6 +268,20 @@ fn deflate_bombs_meet_the_limit_before_pixel_data_and_are_left_alone_behind_it()
 }
 
 #[test]
+fn a_deflate_stream_that_breaks_is_refused_unless_pixel_data_came_before() {
+    let stored = |bytes: &[u8]| {
+        let length = bytes.len() as u16;
+        [&[0][..], &length.to_le_bytes(), &(!length).to_le_bytes(), bytes].concat()
+    };
+    let unknown_block = b"\x07";
+    let name = b"\x10\0\x10\0PN\0\0";
+    assert!(is_malformed(&walk(DEFLATED, &[&stored(name), unknown_block])));
+    let pixels = b"\x10\0\x10\0PN\0\0\xE0\x7F\x10\0OW\0\0\0\0\0\x08";
+    let walked = walk(DEFLATED, &[&stored(pixels), unknown_block]);
+    assert_eq!(walked.unwrap(), "00100010:PN= 7FE00010:OW=");
+}
+
+#[test]
 fn behind_a_deflate_stream_only_padding_or_a_gzip_trailer_can_be() {
     let stream = deflate(b"\x10\0\x10\0PN\0\0");
     assert!(walk(DEFLATED, &[&stream, b"\0"]).is_ok());

@@ -6,7 +6,7 @@ use dicom_ul::pdu::Pdu;
 use tokio::time::timeout;
 
 use super::{MessageStream, Received};
-use crate::dimse::pdu::{Incoming, PduError};
+use crate::dimse::pdu::{Incoming, PduError, Wire};
 
 /// Which side of the association we are: it decides who answers first when releases cross.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Side {
     Acceptor,
 }
 
-impl MessageStream {
+impl<W: Wire> MessageStream<W> {
     /// Answers [`Received::ReleaseRequested`] and waits for the peer to close (AR-4, Sta13).
     pub async fn answer_release(&mut self) -> Result<(), PduError> {
         self.pdus.send(&Pdu::ReleaseRP).await?;

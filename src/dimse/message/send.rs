@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::{MessageStream, Received};
 use crate::dimse::Chunks;
 use crate::dimse::command::Command;
-use crate::dimse::pdu::{DataValue, PduError};
+use crate::dimse::pdu::{DataValue, PduError, Wire};
 
 /// What we announce as requestor, and the most we send even to a peer without limit: larger PDUs gain nothing.
 pub const LARGEST_PDU: u32 = 128 << 10;
@@ -44,7 +44,7 @@ pub enum SendError {
     Source(std::io::Error),
 }
 
-impl MessageStream {
+impl<W: Wire> MessageStream<W> {
     /// Sends a message: command, then the data set when given. Small messages take one write.
     pub async fn send(
         &mut self,

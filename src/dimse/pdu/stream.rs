@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dicom_ul::pdu::{Pdu, write_pdu};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
@@ -25,11 +25,41 @@ const SMALL_WRITE: usize = 4 << 10;
 /// Until the caller sets another (PS3.8 §9.1.4 leaves ARTIM to us).
 const DEFAULT_LIMIT: Duration = Duration::from_secs(30);
 
+/// What PDUs pass over: TCP, and where the bytes alone matter, memory.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin {
+    /// Sends small writes at once.
+    fn set_nodelay(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// Acknowledges at once what the next read takes. Best effort: without it the peer is slower,
+    /// not wrong.
+    fn quick_ack(&self) {}
+
+    /// Closes both directions, whoever else holds the connection.
+    fn close(&self) {}
+}
+
+impl Wire for TcpStream {
+    fn set_nodelay(&self) -> std::io::Result<()> {
+        TcpStream::set_nodelay(self, true)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn quick_ack(&self) {
+        let _ = rustix::net::sockopt::set_tcp_quickack(self, true);
+    }
+
+    fn close(&self) {
+        let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Both);
+    }
+}
+
 /// Frames PDUs on a stream. Receiving re-arms `TCP_QUICKACK` before each read: many modalities
 /// leave Nagle on, and would else wait for our delayed acknowledgement within every message.
 #[derive(Debug)]
-pub struct PduStream {
-    io: TcpStream,
+pub struct PduStream<W = TcpStream> {
+    io: W,
     phase: Phase,
     max_pdu_length: u32,
     /// Never holds storage while it is empty and nothing arrives.
@@ -42,22 +72,22 @@ pub struct PduStream {
     close_limit: Duration,
 }
 
-impl PduStream {
+impl<W: Wire> PduStream<W> {
     /// For the acceptor, which waits for A-ASSOCIATE-RQ. Sets `TCP_NODELAY`. From the
     /// A-ASSOCIATE-AC on, that passes in either direction, P-DATA-TF of at most `max_pdu_length`,
     /// the length that was announced, may come.
-    pub fn new(io: TcpStream, max_pdu_length: u32) -> std::io::Result<Self> {
+    pub fn new(io: W, max_pdu_length: u32) -> std::io::Result<Self> {
         Self::in_phase(io, max_pdu_length, Phase::AwaitingRequest)
     }
 
     /// As [`PduStream::new`], for the requestor, which sends A-ASSOCIATE-RQ and waits for its
     /// answer.
-    pub fn requesting(io: TcpStream, max_pdu_length: u32) -> std::io::Result<Self> {
+    pub fn requesting(io: W, max_pdu_length: u32) -> std::io::Result<Self> {
         Self::in_phase(io, max_pdu_length, Phase::AwaitingAnswer)
     }
 
-    fn in_phase(io: TcpStream, max_pdu_length: u32, phase: Phase) -> std::io::Result<Self> {
-        io.set_nodelay(true)?;
+    fn in_phase(io: W, max_pdu_length: u32, phase: Phase) -> std::io::Result<Self> {
+        io.set_nodelay()?;
         Ok(Self {
             io,
             phase,
@@ -121,7 +151,7 @@ impl PduStream {
     /// Reads once.
     async fn fill(&mut self) -> Result<(), PduError> {
         let room = self.room();
-        quick_ack(&self.io);
+        self.io.quick_ack();
         let count = poll_fn(|context| self.poll_fill(context, room)).await?;
         if count == 0 { Err(PduError::Closed) } else { Ok(()) }
     }
@@ -264,7 +294,7 @@ impl PduStream {
         };
         // Passing the limit is no failure: we close, even if our caller keeps us.
         let _ = timeout(limit, discard).await;
-        let _ = rustix::net::shutdown(&self.io, rustix::net::Shutdown::Both);
+        self.io.close();
     }
 }
 
@@ -274,12 +304,3 @@ fn data_header(value: &DataValue, value_length: u32) -> [u8; 12] {
     let control = u8::from(value.is_command) | u8::from(value.is_last) << 1;
     [pdu_type::DATA_TF, 0, a, b, c, d, e, f, g, h, value.presentation_context_id, control]
 }
-
-/// Best effort: without it the peer is slower, not wrong.
-#[cfg(target_os = "linux")]
-fn quick_ack(io: &TcpStream) {
-    let _ = rustix::net::sockopt::set_tcp_quickack(io, true);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn quick_ack(_io: &TcpStream) {}

@@ -59,7 +59,7 @@ impl Qido<'_> {
 }
 
 /// The SOP Instance UIDs of a QIDO answer.
-fn listed(body: &[u8]) -> Option<Vec<Uid>> {
+pub fn listed(body: &[u8]) -> Option<Vec<Uid>> {
     if body.is_empty() {
         return Some(Vec::new());
     }

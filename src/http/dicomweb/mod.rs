@@ -21,6 +21,7 @@ mod stow_session;
 mod syntaxes;
 pub mod wado;
 
+pub use search_parameters::Search;
 pub use stow_session::PartBuffers;
 
 /// Query parameters in their order, names and values decoded. `+` stays what it is: DICOM dates

@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Fuzzing on stable Rust; docs/fuzzing.md says what is fuzzed. Usage: fuzz.sh [planted|run|keep]
+#   planted  proves that each target finds the bug planted in it, within PLANTED_SECONDS
+#   run      that, then each target for SECONDS_EACH
+#   keep     takes what is new into fuzz/corpus, minimised; regression-* stay as they are
+# TARGETS chooses some of them. What fails is kept in fuzz/found/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all=$(sed -n 's/.*Target { name: "\([a-z_]*\)".*/\1/p' fuzz/targets/mod.rs)
+read -ra targets <<< "${TARGETS:-${all//$'\n'/ }}"
+host=$(rustc -vV | sed -n 's/^host: //p')
+fuzzer=fuzz/target/$host/release/relaypacs-fuzz
+work=fuzz/target/work
+failed=0
+
+# A target directory of its own; `--target` keeps the instrumentation off build scripts and macros.
+build() {
+    RUSTC_WRAPPER=$PWD/fuzz/rustc.sh cargo build --release --locked --quiet \
+        --target "$host" --manifest-path fuzz/Cargo.toml --target-dir fuzz/target
+}
+
+# Calls the fuzzer for a target with options and folders; what it says goes to a log.
+fuzz() {
+    local target=$1
+    shift
+    local dictionary=()
+    [[ -f fuzz/dictionaries/$target.dict ]] && dictionary=(-dict="fuzz/dictionaries/$target.dict")
+    # Without a trace: looking up its names takes seconds, which the time limit would count. Replay the
+    # input for it: RELAYPACS_FUZZ_TARGET=… RUST_BACKTRACE=1 relaypacs-fuzz INPUT.
+    RUST_BACKTRACE=0 RELAYPACS_FUZZ_TARGET=$target "$fuzzer" -rss_limit_mb=256 -timeout=2 -print_final_stats=1 \
+        "${dictionary[@]}" "$@" > "$work/$target.txt" 2>&1
+}
+
+prepare() {
+    mkdir -p "$work/seeds/$1" "$work/corpus/$1" "fuzz/corpus/$1" "fuzz/found/$1"
+    RELAYPACS_FUZZ_TARGET=$1 RELAYPACS_FUZZ_SEEDS=$work/seeds/$1 "$fuzzer" 2> /dev/null
+}
+
+executions() {
+    sed -n 's/^stat::number_of_executed_units: *//p' "$work/$1.txt"
+}
+
+planted() {
+    printf '%-12s %10s %12s\n' target seconds executions
+    for target in "${targets[@]}"; do
+        prepare "$target"
+        rm -rf "$work/planted" && mkdir -p "$work/planted"
+        local begun=${EPOCHREALTIME/./}
+        # From the seeds alone: what earlier runs found may be close to the bug.
+        if ! RELAYPACS_FUZZ_PLANTED=1 fuzz "$target" -max_total_time="${PLANTED_SECONDS:-300}" \
+            -artifact_prefix="$work/planted/" "$work/planted" "$work/seeds/$target" \
+            && grep -q 'the planted bug' "$work/$target.txt"; then
+            local took=$((${EPOCHREALTIME/./} - begun))
+            printf '%-12s %10s %12s\n' "$target" "$((took / 1000000)).$((took / 100000 % 10))" "$(executions "$target")"
+        else
+            printf '%-12s %10s  see %s\n' "$target" 'NOT FOUND' "$work/$target.txt"
+            failed=1
+        fi
+    done
+}
+
+run() {
+    printf '%-12s %10s %12s %10s\n' target seconds executions findings
+    for target in "${targets[@]}"; do
+        prepare "$target"
+        local findings=0
+        fuzz "$target" -max_total_time="${SECONDS_EACH:-60}" -artifact_prefix="fuzz/found/$target/" \
+            "$work/corpus/$target" "$work/seeds/$target" "fuzz/corpus/$target" || findings=1 failed=1
+        printf '%-12s %10s %12s %10s\n' "$target" "${SECONDS_EACH:-60}" "$(executions "$target")" "$findings"
+        ((findings)) && grep -m 3 -E 'panicked at|SUMMARY|Test unit written' -A 1 "$work/$target.txt" || true
+    done
+}
+
+# The smallest set of inputs that covers what all of them cover.
+keep() {
+    for target in "${targets[@]}"; do
+        prepare "$target"
+        rm -rf "$work/merged" && mkdir -p "$work/merged"
+        fuzz "$target" -set_cover_merge=1 "$work/merged" "fuzz/corpus/$target" "$work/seeds/$target" "$work/corpus/$target"
+        find "fuzz/corpus/$target" -name 'regression-*' -exec cp {} "$work/merged" \;
+        rm -rf "fuzz/corpus/$target" && mv "$work/merged" "fuzz/corpus/$target"
+        printf '%-12s %5d files %8d bytes\n' "$target" "$(find "fuzz/corpus/$target" -type f | wc -l)" \
+            "$(cat "fuzz/corpus/$target"/* | wc -c)"
+    done
+}
+
+mkdir -p "$work"
+[[ -n ${NO_BUILD:-} ]] || build
+case ${1:-run} in
+    planted) planted ;;
+    run) planted && run ;;
+    only) run ;;
+    keep) keep ;;
+    *) sed -n '2,6p' "$0"; exit 2 ;;
+esac
+exit "$failed"
