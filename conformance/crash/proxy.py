@@ -21,6 +21,7 @@ LATENCY, RATE = "latency", "rate"
 RESET, HOLE, LOST_RESPONSE = "reset", "black hole", "lost response"
 ARCHIVE_HALF, NODE_HALF = "half-close towards the archive", "half-close towards the node"
 KINDS = [LATENCY, RATE, RESET, HOLE, LOST_RESPONSE, ARCHIVE_HALF, NODE_HALF]
+NOTHING = "nothing"
 
 # How long latency and rate last, the delay of each piece, and bytes a second.
 LASTS, DELAY, BYTES_A_SECOND = 2.0, 0.02, 64 << 10
@@ -34,13 +35,13 @@ class Fault:
 
 
 def schedule(seed, longest):
-    """Endless: in shuffled turns each kind of fault once, and one connection without."""
+    """Endless: in shuffled turns each kind of fault once, and once a stretch without."""
     chance = random.Random(seed)
     while True:
-        turn = [*KINDS, None]
+        turn = [*KINDS, NOTHING]
         chance.shuffle(turn)
         for kind in turn:
-            yield kind and Fault(kind, chance.randint(1, longest))
+            yield Fault(kind, chance.randint(1, longest))
 
 
 def reset(connection):
@@ -52,7 +53,8 @@ def reset(connection):
 
 
 class Relay:
-    """A connection of the node, and ours to the archive on its behalf."""
+    """A connection of the node, and ours to the archive on its behalf. A fault that it outlives has another for its
+    successor."""
 
     def __init__(self, proxy, node, archive, fault):
         self.proxy, self.node, self.archive, self.fault = proxy, node, archive, fault
@@ -76,8 +78,13 @@ class Relay:
     def suffers(self, *kinds):
         return self.struck is not None and self.fault.kind in kinds
 
+    def outlived(self):
+        return self.suffers(NOTHING) or (self.suffers(LATENCY, RATE) and time.monotonic() - self.struck > LASTS)
+
     def to_archive(self):
         while data := self.node.recv(CHUNK):
+            if self.outlived():
+                self.struck, self.fault, self.passed = None, self.proxy.next_fault(), 0
             if self.fault and self.struck is None and self.passed + len(data) >= self.fault.at:
                 data = self.strike(data)
             elif self.suffers(HOLE, ARCHIVE_HALF) or self.proxy.line == BLACK_HOLE:
@@ -112,7 +119,7 @@ class Relay:
             self.node.shutdown(socket.SHUT_WR)
 
     def slow_down(self, data):
-        if not self.suffers(LATENCY, RATE) or time.monotonic() - self.struck > LASTS:
+        if self.outlived() or not self.suffers(LATENCY, RATE):
             return
         time.sleep(DELAY if self.suffers(LATENCY) else len(data) / BYTES_A_SECOND)
 

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.relaypacs, pytest.mark.timeout(150)]
 def test_everything_arrives_once_through_a_network_that_fails(kind):
     figures = downstream.through_faults(kind, count=400, longest=20_000, seconds=100)
     assert figures["twice"] <= 6
-    assert len(figures["faults"]) >= len(KINDS) // 2
+    assert sum(figures["faults"].values()) >= len(KINDS)
 
 
 def test_who_is_well_keeps_its_rate_beside_a_dead_one_and_a_flapping_one():
