@@ -126,6 +126,19 @@ def idle(count=1000, seconds=600, most=20_000):
 FLOODERS = 4
 
 
+# linux/in.h: the port is chosen by `connect`, which may take one in TIME_WAIT; there are fewer ports than connections.
+IP_BIND_ADDRESS_NO_PORT = 24
+
+
+def connect_from(source, address):
+    connection = socket.socket()
+    connection.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    connection.bind((source, 0))
+    connection.settimeout(20)
+    connection.connect(address)
+    return connection
+
+
 def flood(address, called, source, rate, seconds, told):
     """So many connections a second: silent ones, requests that are abandoned, nonsense, and some that end at once."""
     request = associate_rq([(1, VERIFICATION, [EXPLICIT_LE])], called=called, calling="FLOOD")
@@ -135,7 +148,7 @@ def flood(address, called, source, rate, seconds, told):
         for _ in range(due):
             kind = (opened + failed) % 4
             try:
-                connection = socket.create_connection(address, timeout=5, source_address=(source, 0))
+                connection = connect_from(source, address)
                 connection.sendall([b"", request, b"GET / HTTP/1.1\r\nHost: node\r\n\r\n", b""][kind])
             except OSError:
                 failed += 1
@@ -198,7 +211,7 @@ def rejected(address, cycles, source):
     """Connects and is rejected for the AE title it calls (PS3.8 §9.3.4: 1/1/7), so many times."""
     request = associate_rq([(1, VERIFICATION, [EXPLICIT_LE])], called="NOBODY", calling="CROWD")
     for cycle in range(cycles):
-        with socket.create_connection(address, timeout=20, source_address=(source, 0)) as connection:
+        with connect_from(source, address) as connection:
             connection.sendall(request)
             answer = b""
             while len(answer) < 10 and (part := connection.recv(10 - len(answer))):
