@@ -306,6 +306,12 @@ fn join(chunks: &mut VecDeque<Bytes>, chunk: Bytes) {
     }
 }
 
+/// Adds `chunk` to a part's beginning, as far as that goes.
+fn begin_with(head: &mut BytesMut, chunk: &[u8]) {
+    let wanted = chunk.len().min(HEAD - head.len());
+    head.extend_from_slice(&chunk[..wanted]);
+}
+
 /// A part's content on its way to ingest: what was gathered already, then the rest. Remembers its
 /// beginning, and when it ended.
 struct Observed<S> {
@@ -317,7 +323,10 @@ struct Observed<S> {
 
 impl<S> Observed<S> {
     fn new(rest: S, begun: VecDeque<Bytes>) -> Self {
-        Self { rest, begun, head: BytesMut::new(), ended: None }
+        let mut head = BytesMut::new();
+        // Ingest may refuse it unread, and it has a name all the same.
+        begun.iter().for_each(|chunk| begin_with(&mut head, chunk));
+        Self { rest, begun, head, ended: None }
     }
 }
 
@@ -325,15 +334,12 @@ impl<S: Stream<Item = io::Result<Bytes>> + Unpin> Stream for Observed<S> {
     type Item = io::Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = match self.begun.pop_front() {
-            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
-            None => Pin::new(&mut self.rest).poll_next(cx),
-        };
+        if let Some(chunk) = self.begun.pop_front() {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        let polled = Pin::new(&mut self.rest).poll_next(cx);
         match &polled {
-            Poll::Ready(Some(Ok(chunk))) => {
-                let wanted = chunk.len().min(HEAD - self.head.len());
-                self.head.extend_from_slice(&chunk[..wanted]);
-            }
+            Poll::Ready(Some(Ok(chunk))) => begin_with(&mut self.head, chunk),
             Poll::Ready(None) if self.ended.is_none() => self.ended = Some(Instant::now()),
             _ => {}
         }
