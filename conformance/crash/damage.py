@@ -11,9 +11,10 @@ import clients
 import instances
 from crash import projections, spool_files
 from crash.campaign import Line
-from crash.image import Image, examine, in_parallel
+from crash.image import Image, examine, in_parallel, listed_as_lost
 from crash.senders import Template
 from crash.storm import storm
+from waiting import wait_until
 
 # The log cut off
 
@@ -46,8 +47,11 @@ def cut_one(node, image, last, cut, number, at):
     spool = image.lay(node)
     cut(spool, spool / "segments" / last.path.name, at)
     if not (spool / "queue").exists():
-        # Only the index still knows how long the log was; commands don't ask it.
+        # Only the index still knows how long the log was; commands don't ask it, and it tells in its own time.
         node.start()
+        wait_until(
+            lambda: last.sop_instance in node.held() or listed_as_lost(spool), "the index has told what it knew", 20
+        )
         node.kill()
     starts = 2 if number % 8 == 0 else 1
     return examine(node, image, {last.sop_instance} if at < last.end else (), starts)
