@@ -54,7 +54,8 @@ def cut_one(node, image, last, cut, number, at):
         )
         node.kill()
     starts = 2 if number % 8 == 0 else 1
-    return examine(node, image, {last.sop_instance} if at < last.end else (), starts)
+    # Its padding belongs to it.
+    return examine(node, image, {last.sop_instance} if at < last.padded_end else (), starts)
 
 
 def truncated(_, path, at):

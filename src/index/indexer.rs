@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::cache::QueryCache;
 use super::{Progress, catalogue, rebuild};
 use crate::clock::Clock;
-use crate::spool::{Cursor, Followed, LogPosition, Missing, Spool, SpoolError};
+use crate::spool::{Cursor, EntryId, Followed, LogPosition, Missing, Spool, SpoolError};
 use crate::store::{Store, StoreError};
 
 /// Facts in one transaction: one sync of the database for all of them.
@@ -98,10 +98,10 @@ impl Indexer {
     async fn begin(&self) -> Result<LogPosition, StoreError> {
         let mut tx = self.store.begin_write().await?;
         let mut position = catalogue::position(&mut *tx).await?;
-        let missing = catalogue::held_after(&mut tx, self.spool.recovered_through()).await?;
-        if position > self.spool.durable_position() || !missing.is_empty() {
+        let held = catalogue::held_after(&mut tx, EntryId(self.spool.recovery().settled_through)).await?;
+        let is_shorter = self.list(held).await;
+        if is_shorter || position > self.spool.durable_position() {
             tracing::warn!("the log is not the one that was indexed; the index starts over with it");
-            self.list(missing).await;
             rebuild::forget_log(&mut tx).await?;
             position = LogPosition::default();
         }
@@ -109,17 +109,22 @@ impl Indexer {
         Ok(position)
     }
 
-    /// Tells what the log does not have any more, before its rows go.
-    async fn list(&self, missing: Vec<Missing>) {
-        if missing.is_empty() {
-            return;
-        }
-        tracing::error!(
-            objects = missing.len(),
-            "acknowledged objects are missing from the log; only the index knew"
-        );
-        if let Err(error) = self.spool.list_missing(missing).await {
-            tracing::error!(%error, "what is missing can't be listed");
+    /// Tells what the log does not have any more, before its rows go; whether there is anything.
+    async fn list(&self, held: Vec<Missing>) -> bool {
+        match self.spool.list_missing(held).await {
+            Ok(missing) if missing.is_empty() => false,
+            Ok(missing) => {
+                let objects = missing.len();
+                tracing::error!(
+                    objects,
+                    "acknowledged objects are missing from the log; only the index knew"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "what is missing can't be listed");
+                false
+            }
         }
     }
 

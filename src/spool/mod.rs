@@ -430,14 +430,19 @@ impl Spool {
         self.blocking(|shared| shared.listed()).await
     }
 
-    /// The number of the last record that the log had when the spool was opened.
-    pub fn recovered_through(&self) -> EntryId {
-        self.shared.recovered_through
-    }
-
-    /// Lists acknowledged objects with higher numbers, of which only the index still knew.
-    pub async fn list_missing(&self, missing: Vec<Missing>) -> Result<(), SpoolError> {
-        self.blocking(move |shared| shared.list_missing(&missing)).await
+    /// Of what the index has as held beyond what recovery was sure of: what is in no log any more is
+    /// listed as missing, and returned.
+    pub async fn list_missing(&self, mut held: Vec<Missing>) -> Result<Vec<Missing>, SpoolError> {
+        self.blocking(move |shared| {
+            let mut gone = Vec::new();
+            for missing in held.drain(..) {
+                if shared.queue.state(missing.entry)?.is_none() {
+                    gone.push(missing);
+                }
+            }
+            shared.list_missing(&gone).map(|()| gone)
+        })
+        .await
     }
 
     /// Whether the storage failed in an earlier run, not long of run time ago: then another restart

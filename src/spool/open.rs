@@ -18,7 +18,7 @@ use super::capacity::{self, Disk};
 use super::committer::{Committer, Head, Job};
 use super::comparer::Comparer;
 use super::damage::Damage;
-use super::entry::{EntryId, Fact, LogPosition};
+use super::entry::{Fact, LogPosition};
 use super::failure;
 use super::maintenance::Maintenance;
 use super::projection::{self, Published};
@@ -83,7 +83,7 @@ impl Spool {
             Some(head) => head,
             None => first_head(&segments, &options)?,
         };
-        if report != Report::default() {
+        if report.is_eventful() {
             tracing::info!(?report, "spool recovered");
         }
         start(Parts { options, clock, segments, queue, folders, lock, head, report })
@@ -144,7 +144,6 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         index_cursor,
         route_cursor,
         write_errors: Mutex::new(Vec::new()),
-        recovered_through: EntryId(head.sequence - 1),
         closing: AtomicBool::new(false),
         _lock: lock,
     });

@@ -31,10 +31,19 @@ pub struct Report {
     pub listed: u64,
     /// Torn or damaged stretches that were set aside in `review/`.
     pub set_aside: u64,
+    /// Up to this number nothing was taken for a torn write.
+    pub settled_through: u64,
     /// Large files that no record names, moved to `review/`.
     pub unnamed: u64,
     /// The projection was damaged or missing and made anew.
     pub rebuilt: bool,
+}
+
+impl Report {
+    /// Whether there is anything to tell.
+    pub fn is_eventful(&self) -> bool {
+        *self != Report { settled_through: self.settled_through, ..Report::default() }
+    }
 }
 
 /// Folders of a spool.
@@ -327,17 +336,21 @@ impl Replay<'_> {
     fn finish(mut self) -> Result<Option<Head>, SpoolError> {
         self.apply_settled()?;
         // Above the mark nobody was answered: torn writes.
-        let acked_through = self.acked_through;
-        let left = std::mem::take(&mut self.pending).into_iter().filter_map(|replayed| match replayed {
-            Replayed::Damaged(_) => None,
-            Replayed::Unreadable(numbers) => {
-                let numbers = *numbers.start()..=acked_through.min(*numbers.end());
-                (!numbers.is_empty()).then_some(Replayed::Unreadable(numbers))
+        let (acked_through, mut settled_through) = (self.acked_through, self.sequence);
+        let mut left = Vec::new();
+        for replayed in std::mem::take(&mut self.pending) {
+            match replayed {
+                Replayed::Damaged(published) => settled_through = settled_through.min(published.sequence - 1),
+                Replayed::Unreadable(numbers) => {
+                    settled_through = settled_through.min(acked_through.max(numbers.start() - 1));
+                    let numbers = *numbers.start()..=acked_through.min(*numbers.end());
+                    left.extend((!numbers.is_empty()).then_some(Replayed::Unreadable(numbers)));
+                }
+                intact @ Replayed::Intact(_) => left.push(intact),
             }
-            intact @ Replayed::Intact(_) => Some(intact),
-        });
-        let left = left.collect();
+        }
         self.apply(left)?;
+        self.report.settled_through = settled_through;
         self.report.listed = self.unreadable.count();
         // What took the place of a damaged one freed it.
         for id in std::mem::take(&mut self.report.lost) {

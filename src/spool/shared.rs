@@ -61,7 +61,6 @@ pub struct Shared {
     pub index_cursor: AtomicU64,
     pub route_cursor: AtomicU64,
     pub write_errors: Mutex<Vec<Instant>>,
-    pub recovered_through: EntryId,
     pub closing: AtomicBool,
     /// Held for as long as the spool is open.
     pub _lock: File,
@@ -321,6 +320,9 @@ impl Shared {
     }
 
     pub fn list_missing(&self, missing: &[Missing]) -> Result<(), SpoolError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
         let listed = self.damage.list_known_to("index", missing);
         listed.map_err(|source| SpoolError::from_io(self.options.dir.join("review"), source))
     }
