@@ -234,11 +234,17 @@ fn project(shared: &Shared, published: &Receiver<Published>, hurry: &Receiver<()
         if records.iter().any(is_conflict) {
             shared.wake_comparer();
         }
-        next = next.max(begun.checked_sub(PACE * BURST).unwrap_or(begun)) + PACE;
+        next = after(next, begun);
         if records.len() < APPLY {
             let _ = hurry.recv_timeout(next.saturating_duration_since(Instant::now()));
         }
     }
+}
+
+/// When the application after the one that began at `begun` is due, which itself was due at `due`.
+fn after(due: Instant, begun: Instant) -> Instant {
+    // Who hurried it on owes nothing: the debt would grow without bound.
+    due.min(begun).max(begun.checked_sub(PACE * BURST).unwrap_or(begun)) + PACE
 }
 
 fn is_conflict(published: &Published) -> bool {
@@ -289,4 +295,25 @@ fn io_at<T>(path: &Path, result: io::Result<T>) -> Result<T, SpoolError> {
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SpoolError> {
     let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
     spawned.map_err(|error| SpoolError::Failed(format!("{name}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn applications_keep_their_pace_after_a_few_that_need_not_wait_and_however_many_were_hurried_on() {
+        let begun = Instant::now() + PACE * 100;
+        let rested = begun - PACE * 50;
+        let soon = |due| due <= begun;
+        let mut due = rested;
+        for _ in 0..BURST {
+            due = after(due, begun);
+            assert!(soon(due), "a burst after a rest waits");
+        }
+        for _ in 0..1000 {
+            due = after(due, begun);
+            assert_eq!(due, begun + PACE);
+        }
+    }
 }
