@@ -10,7 +10,7 @@ import sys
 from crash import page
 from crash.campaign import Campaign
 
-PARTS = ["kill", "cut", "damage", "downstream", "crowds"]
+PARTS = ["kill", "cut", "damage", "faults", "downstream", "crowds"]
 # Run when it is named only: it takes its time.
 ASIDE = ["soak"]
 

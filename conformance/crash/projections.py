@@ -68,7 +68,7 @@ class Known:
 # sled
 
 
-def queue(image, flips=100, cuts=30, few=20, seed="queue"):
+def queue(image, flips=60, cuts=20, few=10, seed="queue"):
     """Its files deleted, cut off and with flipped bits: each time all is known again as it was."""
     generator = random.Random(seed)
     jobs = [("delete", name, 0) for name in ["", "db", "conf", "snap.*", "blobs"]]
@@ -127,7 +127,7 @@ def harm(path, kind, generator):
 # SQL
 
 
-def database(image, flips=40, seed="database"):
+def database(image, flips=20, seed="database"):
     """Lost, and damaged: objects don't depend on it; once it is removed, the index is built anew."""
     generator = random.Random(seed)
     jobs = [("delete", 0), ("cut", generator.random()), ("cut", generator.random())]

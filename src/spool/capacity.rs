@@ -4,6 +4,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -11,6 +12,8 @@ use parking_lot::Mutex;
 const RESERVE: u64 = 256 << 20;
 /// … on a small disk, this part of it.
 const RESERVE_PART: u64 = 32;
+/// How long the disk counts as full after something did not fit, though it is not.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Bytes and inodes of the file system, as last seen.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,10 +66,24 @@ pub struct Disk {
 
 struct State {
     last: Capacity,
-    /// While the disk counts as full: the free bytes from which it does not.
-    wanted: Option<u64>,
+    full: Option<Full>,
     reserve_size: u64,
     reserve_held: u64,
+}
+
+/// The disk counts as full.
+struct Full {
+    /// The free bytes from which it does not.
+    wanted: u64,
+    since: Instant,
+}
+
+impl Full {
+    /// Something did not fit though there seemed to be room: perhaps a quota, or somebody else's file
+    /// that is gone by now. Only another try can tell.
+    fn is_doubtful(&self) -> bool {
+        self.since.elapsed() >= TRY_AGAIN
+    }
 }
 
 impl Disk {
@@ -75,7 +92,7 @@ impl Disk {
         let reserve_held = std::fs::metadata(reserve_path(dir)).map_or(0, |file| file.len());
         let reserve_size = RESERVE.min(Capacity::of(dir, 0, 0)?.total_bytes / RESERVE_PART);
         let last = Capacity::of(dir, recyclable, reserve_size.saturating_sub(reserve_held))?;
-        let state = Mutex::new(State { last, wanted: None, reserve_size, reserve_held });
+        let state = Mutex::new(State { last, full: None, reserve_size, reserve_held });
         let disk = Disk { dir: dir.to_owned(), critical, state };
         disk.look(recyclable);
         disk.take_reserve();
@@ -89,12 +106,14 @@ impl Disk {
         let mut state = self.state.lock();
         state.last = self.measure(&state, recyclable);
         let critical = state.last.ratio >= self.critical;
-        match state.wanted {
+        match &state.full {
             None if critical => self.begin_full(&mut state),
-            Some(bytes) if !critical && state.last.free_bytes >= bytes => state.wanted = None,
+            Some(full) if !critical && (state.last.free_bytes >= full.wanted || full.is_doubtful()) => {
+                state.full = None;
+            }
             _ => {}
         }
-        (state.last, state.wanted.is_some())
+        (state.last, state.full.is_some())
     }
 
     /// As the last look found it.
@@ -111,7 +130,7 @@ impl Disk {
     /// are no room for files.
     pub fn fits(&self, bytes: u64) -> bool {
         let state = self.state.lock();
-        state.wanted.is_none() && self.measure(&state, 0).ratio_after(bytes) < self.critical
+        state.full.is_none() && self.measure(&state, 0).ratio_after(bytes) < self.critical
     }
 
     /// How full it is for files, 0 to 1.
@@ -126,10 +145,10 @@ impl Disk {
 
     /// The reserve goes to all but new objects.
     fn begin_full(&self, state: &mut State) {
-        if state.wanted.is_some() {
+        if state.full.is_some() {
             return;
         }
-        state.wanted = Some(state.last.clearly_more());
+        state.full = Some(Full { wanted: state.last.clearly_more(), since: Instant::now() });
         match std::fs::remove_file(reserve_path(&self.dir)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(%error, "the spool's reserve can't be given up");
@@ -141,7 +160,7 @@ impl Disk {
     /// Takes the reserve back once the disk is not full. May take a moment: not for the runtime.
     pub fn take_reserve(&self) {
         let mut state = self.state.lock();
-        if state.wanted.is_some() || state.reserve_held == state.reserve_size {
+        if state.full.is_some() || state.reserve_held == state.reserve_size {
             return;
         }
         match allocate(&reserve_path(&self.dir), state.reserve_size) {

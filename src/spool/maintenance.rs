@@ -117,7 +117,10 @@ impl Maintenance {
         let route = LogPosition(self.shared.route_cursor.load(Ordering::Acquire));
         self.shared.queue.set_cursor(Cursor::Index, index)?;
         self.shared.queue.set_cursor(Cursor::Route, route)?;
-        self.safe = self.shared.queue.checkpoint()?;
+        // A sync that failed is never tried again: that it then succeeds says nothing.
+        self.safe = self.shared.queue.checkpoint().inspect_err(|error| {
+            self.shared.fail(&format!("the queue can't be synced: {error}"));
+        })?;
         self.checkpointed = Instant::now();
         Ok(())
     }

@@ -292,7 +292,7 @@ impl Spool {
     /// Waits until the projection has applied everything before `position`.
     pub async fn applied(&self, position: LogPosition) -> Result<(), SpoolError> {
         let mut applied = self.shared.applied.subscribe();
-        let mut failed = self.shared.failed.subscribe();
+        let mut failed = self.shared.failing.subscribe();
         tokio::select! {
             biased;
             applied = applied.wait_for(|applied| *applied >= position) => applied.map(drop).map_err(|_| self.closed()),
@@ -417,7 +417,7 @@ impl Spool {
 
     /// Becomes `Some` once, when a storage failure closes the spool.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
-        self.shared.failed.subscribe()
+        self.shared.failing.subscribe()
     }
 
     /// Whether an entry was found to be damaged or missing.

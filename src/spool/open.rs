@@ -19,7 +19,7 @@ use super::committer::{Committer, Head, Job};
 use super::comparer::Comparer;
 use super::damage::Damage;
 use super::entry::{Fact, LogPosition};
-use super::failure;
+use super::failure::{self, Failure};
 use super::maintenance::Maintenance;
 use super::projection::{self, Published};
 use super::recent::Recent;
@@ -119,7 +119,8 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
     let disk = Arc::new(io_at(&options.dir, disk)?);
     let damage = Arc::new(io_at(&folders.review, Damage::open(&folders.review, &report.lost))?);
     let inline_limit = options.inline_limit.min(options.segment_size / 4);
-    let room = Room::new(folders.large.clone(), inline_limit, disk.clone());
+    let failing = Arc::new(Failure::new(&options.dir));
+    let room = Room::new(folders.large.clone(), inline_limit, disk.clone(), failing.clone());
     let index_cursor = AtomicU64::new(queue.cursor(Cursor::Index)?.0);
     let route_cursor = AtomicU64::new(queue.cursor(Cursor::Route)?.0);
     let shared = Arc::new(Shared {
@@ -132,7 +133,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         jobs,
         durable: watch::Sender::new(end),
         applied: watch::Sender::new(end),
-        failed: watch::Sender::new(None),
+        failing,
         failed_before,
         policies: RwLock::new(HashMap::new()),
         disk,

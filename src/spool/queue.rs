@@ -10,9 +10,11 @@
 //! commitment · `x id` conflict not compared yet · `m …` position, sequence, counts, cursors.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+use rustix::fs::Advice;
 use sled::{Batch, Tree};
 
 use super::entry::{Delivery, DeliveryState, Digest, EntryId, LogPosition};
@@ -26,6 +28,9 @@ use crate::failpoint;
 
 pub struct Queue {
     db: sled::Db,
+    /// sled's main file, opened before anything is written: it tells of a write-back error that the
+    /// descriptor of sled's own flusher took, and that sled only logs.
+    file: File,
     dir: PathBuf,
     counts: Mutex<Counts>,
 }
@@ -49,6 +54,9 @@ const SCRUB: &[u8] = b"mscrub";
 
 impl Queue {
     pub fn open(dir: &Path) -> Result<Queue> {
+        std::fs::create_dir_all(dir)?;
+        // What a failed sync left in the page cache is not on the disk.
+        sync_tree(dir, |file| Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?))?;
         let db = sled::Config::new()
             .path(dir)
             .cache_capacity(8 << 20)
@@ -59,7 +67,8 @@ impl Queue {
             Some(value) => serde_json::from_slice(&value)?,
             None => Counts::default(),
         };
-        Ok(Queue { db, dir: dir.to_owned(), counts: Mutex::new(counts) })
+        let file = File::open(dir.join("db"))?;
+        Ok(Queue { db, file, dir: dir.to_owned(), counts: Mutex::new(counts) })
     }
 
     /// Everything before it is applied.
@@ -100,7 +109,7 @@ impl Queue {
         let position = self.position()?;
         failpoint::sync("queue_flush", || self.db.flush().map(drop))?;
         failpoint::pass("queue_flushed");
-        failpoint::sync("queue", || sync_tree(&self.dir))?;
+        failpoint::sync("queue", || self.file.sync_all().and_then(|()| sync_tree(&self.dir, |_| Ok(()))))?;
         Ok(position)
     }
 
@@ -405,19 +414,19 @@ fn number_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes)
 }
 
-/// Syncs every file under `dir`, and the folders that name them.
-fn sync_tree(dir: &Path) -> std::io::Result<()> {
+/// Syncs every file under `dir`, and the folders that name them; `then` does more with each.
+fn sync_tree(dir: &Path, then: fn(&File) -> std::io::Result<()>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         match entry.file_type() {
-            Ok(kind) if kind.is_dir() => sync_tree(&entry.path())?,
-            _ => match std::fs::File::open(entry.path()) {
-                Ok(file) => file.sync_all()?,
+            Ok(kind) if kind.is_dir() => sync_tree(&entry.path(), then)?,
+            _ => match File::open(entry.path()) {
+                Ok(file) => file.sync_all().and_then(|()| then(&file))?,
                 // sled removes snapshots and blobs while we walk.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             },
         }
     }
-    std::fs::File::open(dir)?.sync_all()
+    File::open(dir)?.sync_all()
 }

@@ -20,7 +20,7 @@ use super::committer::{Answer, Job, Offered};
 use super::comparer::{self, Compared};
 use super::damage::{Damage, Missing};
 use super::entry::{Digest, EntryId, Fact, LogPosition};
-use super::failure;
+use super::failure::Failure;
 use super::queue::Queue;
 use super::recent::{Recent, Recently};
 use super::record::Payload;
@@ -44,8 +44,7 @@ pub struct Shared {
     pub durable: watch::Sender<LogPosition>,
     /// The position after the last record that the projection has applied.
     pub applied: watch::Sender<LogPosition>,
-    /// Set once: why the spool takes nothing any more.
-    pub failed: watch::Sender<Option<String>>,
+    pub failing: Arc<Failure>,
     /// The storage failed in an earlier run, not long of run time ago.
     pub failed_before: AtomicBool,
     pub policies: parking_lot::RwLock<std::collections::HashMap<String, DeliveryPolicy>>,
@@ -71,20 +70,12 @@ const WRITE_ERRORS: usize = 3;
 
 impl Shared {
     pub fn failure(&self) -> Option<String> {
-        self.failed.borrow().clone()
+        self.failing.why()
     }
 
     /// Closes the spool for good: nothing is acknowledged after a storage failure.
     pub fn fail(&self, reason: &str) {
-        failure::remember(&self.options.dir, reason);
-        self.failed.send_if_modified(|failed| {
-            let first = failed.is_none();
-            if first {
-                tracing::error!(reason, "storage failure: the node stops, nothing unsynced was acknowledged");
-                *failed = Some(reason.to_owned());
-            }
-            first
-        });
+        self.failing.fail(reason);
     }
 
     /// A write failed before its sync. No space is answered and passes; repeated errors close.

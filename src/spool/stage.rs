@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::capacity::Disk;
+use super::failure::Failure;
 use super::{Digest, SpoolError};
 use crate::failpoint;
 
@@ -34,12 +35,14 @@ pub struct Room {
     pub inline_limit: u64,
     pub budget: Arc<Semaphore>,
     pub disk: Arc<Disk>,
+    /// A failed sync ends the spool, whichever file it was of: nobody knows what else the disk lost.
+    pub failing: Arc<Failure>,
 }
 
 impl Room {
-    pub fn new(large_dir: PathBuf, inline_limit: u64, disk: Arc<Disk>) -> Room {
+    pub fn new(large_dir: PathBuf, inline_limit: u64, disk: Arc<Disk>, failing: Arc<Failure>) -> Room {
         let budget = Arc::new(Semaphore::new(MEMORY_BUDGET / BUDGET_STEP));
-        Room { large_dir, inline_limit, budget, disk }
+        Room { large_dir, inline_limit, budget, disk, failing }
     }
 }
 
@@ -195,6 +198,7 @@ pub struct LargeFile {
     length: u64,
     written_back_at: u64,
     writing: Option<JoinHandle<io::Result<()>>>,
+    failing: Arc<Failure>,
     kept: bool,
 }
 
@@ -208,7 +212,8 @@ impl LargeFile {
         })
         .await?;
         let file = Some(Arc::new(file));
-        Ok(LargeFile { name, path, file, length: 0, written_back_at: 0, writing: None, kept: false })
+        let failing = room.failing.clone();
+        Ok(LargeFile { name, path, file, length: 0, written_back_at: 0, writing: None, failing, kept: false })
     }
 
     /// Begins to write these, once those before are written.
@@ -221,6 +226,7 @@ impl LargeFile {
         if write_back {
             self.written_back_at = self.length;
         }
+        let failing = self.failing.clone();
         self.writing = Some(tokio::task::spawn_blocking(move || {
             let mut at = from;
             for chunk in &chunks {
@@ -228,7 +234,7 @@ impl LargeFile {
                 at += chunk.len() as u64;
             }
             if write_back {
-                failpoint::sync("large_written_back", || file.sync_data())?;
+                synced("large_written_back", &file, &failing)?;
             }
             Ok(())
         }));
@@ -245,13 +251,10 @@ impl LargeFile {
     async fn sync(&mut self) -> Result<(), SpoolError> {
         self.written().await?;
         let Some(file) = self.file.clone() else { return Ok(()) };
-        let synced = tokio::task::spawn_blocking(move || failpoint::sync("large", || file.sync_data())).await;
-        match synced {
-            Ok(Ok(())) => Ok(()),
-            // A sync that failed is never tried again: the pages it lost are marked clean.
-            Ok(Err(error)) => Err(SpoolError::Failed(format!("sync of a large object: {error}"))),
-            Err(error) => Err(SpoolError::Failed(format!("sync of a large object: {error}"))),
-        }
+        let failing = self.failing.clone();
+        let synced = tokio::task::spawn_blocking(move || synced("large", &file, &failing)).await;
+        let failed = |error| SpoolError::Failed(format!("sync of a large object: {error}"));
+        synced.map_err(io::Error::other).flatten().map_err(failed)
     }
 
     /// A record names it now.
@@ -278,6 +281,12 @@ impl Drop for LargeFile {
     }
 }
 
+/// A sync that failed is never tried again: the pages it lost are marked clean.
+fn synced(name: &str, file: &File, failing: &Failure) -> io::Result<()> {
+    failpoint::sync(name, || file.sync_data())
+        .inspect_err(|error| failing.fail(&format!("sync of a large object failed: {error}")))
+}
+
 async fn blocking<T: Send + 'static>(
     path: PathBuf,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -294,7 +303,7 @@ mod tests {
         let disk = Disk::open(dir.path(), 1.0, 0).unwrap();
         let large = dir.path().join("large");
         std::fs::create_dir_all(&large).unwrap();
-        Room::new(large, inline_limit, Arc::new(disk))
+        Room::new(large, inline_limit, Arc::new(disk), Arc::new(Failure::new(dir.path())))
     }
 
     async fn stage(room: Room, chunks: &[usize]) -> Staged {
