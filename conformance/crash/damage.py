@@ -20,7 +20,7 @@ from waiting import wait_until
 
 
 def few(node):
-    objects = [smallest(number) for number in range(1, 4)]
+    objects = [smallest(number) for number in range(1, 6)]
     clients.store_all(node, objects)
     clients.indexed(node, objects)
     return objects
@@ -140,7 +140,7 @@ STEPS = {"truncated": 1, "wiped": 16, "wiped and its queue lost": 16}
 
 
 FLIPPED = [f"flips {number}" for number in range(1, 11)]
-STORMS = [f"storm {number}" for number in range(1, 4)]
+STORMS = [f"storm {number}" for number in range(1, 6)]
 
 
 def cases():
@@ -202,7 +202,7 @@ def lines(results):
             "objects sent again and again while copies of them rot on the disk, with kill -9 between: those "
             "acknowledged since they rotted are held, the others held or named; a last resend heals all",
             f"{storms['acknowledged']:,} sendings, {storms['rotted']:,} rotted, {storms['kills']} kills: 0 lost",
-            storms["kills"] >= 50,
+            storms["kills"] >= 100,
         ),
     ]
 

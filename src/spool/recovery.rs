@@ -346,6 +346,9 @@ impl Replay<'_> {
                     let numbers = *numbers.start()..=acked_through.min(*numbers.end());
                     left.extend((!numbers.is_empty()).then_some(Replayed::Unreadable(numbers)));
                 }
+                // What a torn record was to replace is not freed: nobody was answered, and nothing has
+                // taken its place.
+                Replayed::Intact(published) if settled_through < published.sequence && frees(&published) => {}
                 intact @ Replayed::Intact(_) => left.push(intact),
             }
         }
@@ -367,6 +370,10 @@ impl Replay<'_> {
         }
         Ok(Some(Head { segment, offset, sequence: self.sequence + 1, acked_through: self.sequence }))
     }
+}
+
+fn frees(published: &Published) -> bool {
+    matches!(&*published.fact, Fact::Purged { .. })
 }
 
 /// Removes the files of purged entries; those gone already are fine.
