@@ -174,8 +174,9 @@ class RelayPacs(Started):
                 "public_url": f"http://127.0.0.1:{self.http_port}",
             },
             "telemetry": {"listen": f"127.0.0.1:{self.telemetry_port}", "log": "json"},
-            # Small segments: a node of the suites holds little and starts often.
-            "spool": {"segment_size": "16 MiB"},
+            # Small segments: a node of the suites holds little and starts often. How full the disk of the machine is
+            # must not decide what the node frees early or refuses.
+            "spool": {"segment_size": "16 MiB", "high_watermark": 0.98, "critical_watermark": 0.995},
             "limits": {"artim": "3s", "connections_per_second": 100000},
         }
         if (database or DATABASE) == "postgres":
