@@ -1,4 +1,4 @@
-"""Power cuts under load, then the same with each sync of the commit path left out, and from a log of the disk's writes."""
+"""Power cuts under load, the same with each sync of the commit path left out, and cuts made from a log of writes."""
 
 import collections
 import random
@@ -111,27 +111,31 @@ def run(case):
 
 def lines(results):
     reports = [results[case] for case in SERIES]
-    total = lambda key: sum(report[key] for report in reports)  # noqa: E731
+
+    def total(key):
+        return sum(report[key] for report in reports)
+
     hits = sum((collections.Counter(report["at_fail_points"]) for report in reports), collections.Counter())
     rewritten = [report["rewritten"] for report in reports]
     images = [figures["images"] for case, figures in results.items() if "images" in figures]
     return [
         Line(
-            "200 cuts (EXT4_IOC_SHUTDOWN) under 16 senders by C-STORE and STOW-RS, while objects are delivered and freed",
+            "200 cuts (EXT4_IOC_SHUTDOWN) under 16 senders by C-STORE and STOW-RS, objects being delivered and freed",
             f"{total('rounds')} cuts, {hits.total()} of them at {len(hits)} fail points",
             total("rounds") >= 200,
         ),
         Line("no acknowledged object lost or corrupt", f"0 of {total('acknowledged'):,}", total("acknowledged") > 0),
         Line(
             "segments recycled and garbage collected by sled meanwhile",
-            f"{total('recycled')} segments begun anew; sled went {min(rewritten)} to {max(rewritten)} times through its file",
+            f"{total('recycled')} segments begun anew; sled went {min(rewritten)} to {max(rewritten)} times through "
+            "its file",
             total("recycled") > 0 and min(rewritten) > 2,
         ),
         Line(
-            "1,000 disks made from logs of writes, at flushes and between, with all, some or none of what was not flushed: "
-            "mounted, recovered, compared",
-            f"{sum(images):,} disks, {sum(IMAGES.values())} of them with every sync, the others with one of those below left "
-            "out; 0 lost or corrupt",
+            "1,000 disks made from logs of writes, at flushes and between, with all, some or none of what was not "
+            "flushed: mounted, recovered, compared",
+            f"{sum(images):,} disks, {sum(IMAGES.values())} of them with every sync, the others with one of those "
+            "below left out; 0 lost or corrupt",
             sum(images) >= 1000,
         ),
         Line(

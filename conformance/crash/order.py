@@ -39,7 +39,8 @@ def trace(environment=None):
         output = node.folder / "trace"
         serve = [str(binary()), "serve", "--config", str(node.config_file)]
         # -D: what we spawned, and stop, is the node; -v: each piece of a write is shown, -s: so much of it.
-        node.spawn(["strace", "-D", "-f", "-qq", "-y", "-v", "-s", "4096", "-e", f"trace={CALLS}", "-o", output, *serve])
+        shown = ["-D", "-f", "-qq", "-y", "-v", "-s", "4096", "-e", f"trace={CALLS}"]
+        node.spawn(["strace", *shown, "-o", output, *serve])
         node.wait_ready(60)
         node.sign_in()
         studies = [some(4_000, 60_000, 100_000, 600, 60_000, 90_000) for _ in range(6)]

@@ -160,7 +160,7 @@ def log_position(segment):
 
 
 class Mutant(CutRig):
-    """A node that leaves out a sync, in short rounds of full load: what ext4 commits by itself every 5 s would hide it."""
+    """A node that leaves out a sync; short rounds of full load: what ext4 commits by itself every 5 s would hide it."""
 
     shortest, longest, pause = 0.2, 2, 0
     is_news = False

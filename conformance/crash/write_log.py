@@ -91,7 +91,7 @@ class LoggedDisk(Disk):
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """The power goes when the log is so long; `keeps` says which of the writes after the last flush reached the disk."""
+    """The power goes when the log is so long; `keeps` says which writes after the last flush reached the disk."""
 
     position: int
     # flush: none of them; prefix: all; subset: any.
