@@ -3,6 +3,7 @@
 //! Parts start in flow order against it (the log before its followers, those before the doors)
 //! and drain along it: doors, deliveries, index, log.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,9 +117,13 @@ impl Node {
     fn open_side_doors(&self, telemetry: Option<TcpListener>) -> anyhow::Result<()> {
         let config = &self.foundation.config;
         let path = control::socket::path(&config.node.data_dir);
-        let socket = control::socket::bind(&path)
-            // Most likely too long: a socket's path has some hundred bytes at most.
-            .map_err(|error| ConfigError::new(format!("node.data_dir: {}: {error}", path.display())))?;
+        let socket = control::socket::bind(&path).map_err(|error| match error.kind() {
+            // Too long: a socket's path has some hundred bytes at most.
+            io::ErrorKind::InvalidInput => {
+                anyhow::Error::new(ConfigError::new(format!("node.data_dir: {}: {error}", path.display())))
+            }
+            _ => anyhow::Error::new(error).context(path.display().to_string()),
+        })?;
         let routes = control::routes(self.foundation.control(Some(self.running.clone())));
         self.stages.side.spawn(control::socket::serve(socket, path, routes, self.stages.side.shutdown()));
         let Some(telemetry) = telemetry else { return Ok(()) };

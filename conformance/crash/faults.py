@@ -33,11 +33,11 @@ ERRORS |= dict.fromkeys(["write", "allocate", "create"], [errno.EIO, errno.ENOSP
 TRUSTED = ("log", "large", "queue")
 OUT_OF_RESOURCES = 0xA700
 STORAGE_FAILED, REFUSED_TO_START = 75, 1
-# A spare that can't be synced is thrown away; the next start takes the queue as the disk has it; and what sled's own
-# thread syncs and only logs, the kernel tells the node once more (not of a failure that was made up, though).
+# A spare that can't be synced is thrown away; a start takes the queue as the disk has it, or makes it anew; and what
+# sled's own thread syncs and only logs, the kernel tells the node once more (not of a failure that was made up, though).
 HARMLESS = {
     "log": ("a spare segment of the log", "a segment of the log can't be prepared"),
-    "queue": ("the last checkpoint failed", "failed to fsync from periodic flush thread"),
+    "queue": ("the last checkpoint failed", "failed to fsync from periodic flush thread", "set aside, rebuilding it"),
 }
 
 

@@ -22,7 +22,7 @@ CONFIG = {
     "telemetry": {"log_filter": "warn"},
 }
 # The reserve holds nothing, and each start makes it anew.
-UNCOPIED = shutil.ignore_patterns("reserve", "control.sock")
+UNCOPIED = shutil.ignore_patterns("reserve", "control.sock*")
 
 
 WORKERS = 2

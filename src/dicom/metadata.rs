@@ -34,6 +34,16 @@ impl MetadataReader {
         self.tokenizer.push(bytes, &mut self.builder)
     }
 
+    /// Bytes that come next and that metadata has no use for: pixels, mostly.
+    pub fn useless(&self) -> u64 {
+        if self.builder.current.is_none() { self.tokenizer.value_left() } else { 0 }
+    }
+
+    /// Goes on behind bytes that were not read; at most `useless`.
+    pub fn pass_over(&mut self, bytes: u64) {
+        self.tokenizer.pass_over(bytes, &mut self.builder);
+    }
+
     /// The data set is complete. Of a deflated one, what stands behind Pixel Data is left out.
     pub fn finish(self) -> Result<Dataset, ScanError> {
         self.tokenizer.finish()?;

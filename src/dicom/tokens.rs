@@ -92,6 +92,16 @@ impl Tokenizer {
         }
     }
 
+    /// Bytes that come next and are all of one value, or fragment; of a deflated data set nobody knows.
+    pub fn value_left(&self) -> u64 {
+        if self.inflater.is_none() { self.walker.value_left() } else { 0 }
+    }
+
+    /// Goes on behind so many bytes of a value, which nobody is told of; at most `value_left`.
+    pub fn pass_over(&mut self, bytes: u64, sink: &mut impl Sink) {
+        self.walker.pass_over(bytes, sink);
+    }
+
     /// The data set is complete.
     pub fn finish(&self) -> Result<(), ScanError> {
         if let Some(inflater) = &self.inflater {

@@ -107,10 +107,18 @@ impl Queue {
     /// Makes what is applied durable; returns the position that is then safe.
     pub fn checkpoint(&self) -> Result<LogPosition> {
         let position = self.position()?;
+        self.sync().inspect_err(|_| {
+            // sled syncs once more when it is dropped, and panics if that fails. The log has it all.
+            std::mem::forget(self.db.clone());
+        })?;
+        Ok(position)
+    }
+
+    fn sync(&self) -> Result<()> {
         failpoint::sync("queue_flush", || self.db.flush().map(drop))?;
         failpoint::pass("queue_flushed");
         failpoint::sync("queue", || self.file.sync_all().and_then(|()| sync_tree(&self.dir, |_| Ok(()))))?;
-        Ok(position)
+        Ok(())
     }
 
     pub fn state(&self, id: EntryId) -> Result<Option<EntryState>> {

@@ -111,7 +111,7 @@ impl ObjectReader {
 
     /// Up to `max` bytes at `offset` of the data set, fewer only at its end; checked like what
     /// `read_at` reads. Blocks.
-    pub(super) fn read_data_set(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
+    pub fn read_data_set(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
         let length = self.entry.data_set_length.saturating_sub(offset).min(max as u64) as usize;
         let offset = u64::from(self.entry.prefix_length) + offset;
         let read = self.source.read_at(offset, length).and_then(|bytes| {

@@ -1,4 +1,4 @@
-//! The least of HTTP/1.1 that a load needs: one connection kept, whole answers read.
+//! The least of HTTP/1.1 that a load needs: one connection kept while the server keeps it, whole answers read.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use crate::{Outcome, fail};
 
 pub struct Connection {
+    address: String,
     stream: TcpStream,
     reader: BufReader<TcpStream>,
     /// Host and what the caller adds to each request.
@@ -19,15 +20,20 @@ pub struct Answer {
     pub length: u64,
 }
 
+fn connect(address: &str) -> Outcome<(TcpStream, BufReader<TcpStream>)> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    let reader = BufReader::with_capacity(1 << 18, stream.try_clone()?);
+    Ok((stream, reader))
+}
+
 impl Connection {
     pub fn open(address: &str, extra: &[String]) -> Outcome<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        let reader = BufReader::with_capacity(1 << 18, stream.try_clone()?);
+        let (stream, reader) = connect(address)?;
         let headers = std::iter::once(format!("Host: {address}\r\n"))
             .chain(extra.iter().map(|header| format!("{header}\r\n")))
             .collect();
-        Ok(Self { stream, reader, headers, buffer: vec![0; 1 << 18] })
+        Ok(Self { address: address.to_owned(), stream, reader, headers, buffer: vec![0; 1 << 18] })
     }
 
     pub fn get(&mut self, path: &str) -> Outcome<Answer> {
@@ -51,19 +57,37 @@ impl Connection {
         let line = self.line()?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let Some(status) = status else { return fail(format!("no status line: {line}")) };
-        let (mut length, mut chunked) = (0, false);
+        let (mut length, mut chunked) = (None, false);
         loop {
             let line = self.line()?.to_ascii_lowercase();
             if line.is_empty() {
                 break;
             }
             if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().map_err(std::io::Error::other)?;
+                length = Some(value.trim().parse().map_err(std::io::Error::other)?);
             }
             chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
         }
-        let length = if chunked { self.chunks()? } else { self.skip(length).map(|()| length)? };
+        let length = match length {
+            _ if chunked => self.chunks()?,
+            Some(length) => self.skip(length).map(|()| length)?,
+            None if status == 204 => 0,
+            None => self.rest()?,
+        };
         Ok(Answer { status, length })
+    }
+
+    /// A body that ends with its connection (RFC 9112 §6.3); the next request needs another one.
+    fn rest(&mut self) -> Outcome<u64> {
+        let mut total = 0;
+        loop {
+            match self.reader.read(&mut self.buffer)? {
+                0 => break,
+                length => total += length as u64,
+            }
+        }
+        (self.stream, self.reader) = connect(&self.address)?;
+        Ok(total)
     }
 
     fn chunks(&mut self) -> Outcome<u64> {

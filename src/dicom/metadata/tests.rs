@@ -12,8 +12,22 @@ fn metadata(syntax: &str, bytes: &[u8]) -> serde_json::Value {
     let whole = read(syntax, bytes, bytes.len().max(1));
     for chunk in [1, 3] {
         assert_eq!(read(syntax, bytes, chunk), whole);
+        assert_eq!(read_useful(syntax, bytes, chunk), whole);
     }
     json::object(&whole)
+}
+
+fn read_useful(syntax: &TransferSyntax, mut bytes: &[u8], chunk: usize) -> Dataset {
+    let mut reader = MetadataReader::new(syntax, ScanLimits::default(), "/bulk/");
+    while !bytes.is_empty() {
+        let useless = bytes.len().min(reader.useless() as usize);
+        reader.pass_over(useless as u64);
+        bytes = &bytes[useless..];
+        let useful = bytes.len().min(chunk);
+        reader.push(&bytes[..useful]).unwrap();
+        bytes = &bytes[useful..];
+    }
+    reader.finish().unwrap()
 }
 
 fn read(syntax: &TransferSyntax, bytes: &[u8], chunk: usize) -> Dataset {

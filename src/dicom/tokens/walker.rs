@@ -99,6 +99,22 @@ impl Walker {
         }
     }
 
+    /// Bytes that come next and are all of one value, or fragment.
+    pub fn value_left(&self) -> u64 {
+        match self.state {
+            State::Value { left } => u64::from(left),
+            State::Header | State::Stopped => 0,
+        }
+    }
+
+    /// Goes on behind so many bytes of a value, which nobody is told of; at most `value_left`.
+    pub fn pass_over(&mut self, bytes: u64, sink: &mut impl Sink) {
+        let State::Value { left } = self.state else { return };
+        let passed = u64::from(left).min(bytes);
+        self.position += passed;
+        self.begin_value(left - passed as u32, sink);
+    }
+
     pub fn has_stopped(&self) -> bool {
         self.state == State::Stopped
     }

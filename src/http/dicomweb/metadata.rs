@@ -1,6 +1,9 @@
 //! `/metadata` of studies, series and instances (PS3.18 §10.4.1.1.2): each data set converted as
-//! its bytes are read, one after the other, so that a large study costs no more than one object.
+//! its bytes are read, a few at a time, so that a large study costs no more than they do.
+//! Pixels are not read, so an object's SHA-256 is not checked here: an object that is known to be
+//! damaged is refused, and the scrub reads them all.
 
+use futures_util::stream::{self, StreamExt};
 use poem::http::{Method, StatusCode, header};
 use poem::{Body, Response};
 use thiserror::Error;
@@ -16,10 +19,12 @@ use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::http::state::HttpState;
 use crate::index::Located;
-use crate::spool::{EntryId, SpoolError};
+use crate::spool::{EntryId, ObjectReader, SpoolError};
 
-/// Bytes of an object read at once.
-const CHUNK: usize = 64 * 1024;
+/// Bytes of an object read at once: of most, what stands before the pixels, which are passed over.
+const CHUNK: usize = 16 * 1024;
+/// Objects converted at the same time.
+const AHEAD: usize = 4;
 
 /// `GET …/metadata`
 pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
@@ -115,8 +120,11 @@ fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Body {
     streamed(state.limits.http_stall, move |sink| async move {
         let (mut page, mut is_first) = (Some(survey.first), true);
         while let Some(Page { rows, next }) = page {
-            for located in rows.iter().filter(|located| located.freed.is_none()) {
-                if send(&state, located, &form, is_first, &sink).await.is_err() {
+            let held = rows.into_iter().filter(|located| located.freed.is_none());
+            let converting = stream::iter(held.map(|located| convert(&state, located)));
+            let mut converted = converting.buffered(AHEAD);
+            while let Some((entry, dataset)) = converted.next().await {
+                if send(entry, dataset, &form, is_first, &sink).await.is_err() {
                     return;
                 }
                 is_first = false;
@@ -131,30 +139,46 @@ fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Body {
 }
 
 async fn send(
-    state: &HttpState,
-    located: &Located,
+    entry: EntryId,
+    dataset: Result<Dataset, ReadError>,
     form: &Form,
     is_first: bool,
     sink: &BodySink,
 ) -> Result<(), ClientGone> {
-    match convert(state, located).await {
+    match dataset {
         Ok(dataset) => sink.send(form.entry(&dataset, is_first).into()).await,
         Err(error) => {
-            error.report(located.entry);
+            error.report(entry);
             sink.fail("the metadata of an object can't be made").await;
             Err(ClientGone)
         }
     }
 }
 
-async fn convert(state: &HttpState, located: &Located) -> Result<Dataset, ReadError> {
-    let object = state.spool.open(located.entry).await?;
-    let syntax = syntax_of(located);
+async fn convert(state: &HttpState, located: Located) -> (EntryId, Result<Dataset, ReadError>) {
     let uri = format!("{}/bulkdata", located.url(&state.dicomweb_url()));
-    let mut reader = MetadataReader::new(&syntax, scan_limits(state), &uri);
-    let mut at = u64::from(object.entry.prefix_length);
-    while at < object.len() {
-        let chunk = object.read_at(at, CHUNK).await?;
+    let reader = MetadataReader::new(&syntax_of(&located), scan_limits(state), &uri);
+    let dataset = async {
+        let object = state.spool.open(located.entry).await?;
+        let read = tokio::task::spawn_blocking(move || read(&object, reader));
+        read.await
+            .unwrap_or_else(|panic| Err(SpoolError::Failed(format!("a conversion ended: {panic}")).into()))
+    };
+    (located.entry, dataset.await)
+}
+
+/// Blocks.
+fn read(object: &ObjectReader, mut reader: MetadataReader) -> Result<Dataset, ReadError> {
+    let length = object.entry.data_set_length;
+    let mut at = 0;
+    while at < length {
+        let useless = reader.useless().min(length - at);
+        if useless > 0 {
+            reader.pass_over(useless);
+            at += useless;
+            continue;
+        }
+        let chunk = object.read_data_set(at, CHUNK)?;
         at += chunk.len() as u64;
         reader.push(&chunk)?;
     }
