@@ -81,7 +81,7 @@ class Campaign:
         return {
             "title": self.part.TITLE,
             "at": now()[:10],
-            "version": version(),
+            "version": f"{version()}, binary {self.binary}",
             "minutes": round(sum(records[case]["seconds"] for case in results) / 60, 1),
             "lines": [dataclasses.asdict(line) for line in self.part.lines(results)],
         }
@@ -92,7 +92,7 @@ def now():
 
 
 def version():
-    """The commit that the checkout is at; with a plus when it was changed since."""
+    """The commit that the checkout is at, which says how it was tried; with a plus when it was changed since."""
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty=+"], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
