@@ -28,7 +28,7 @@ fuzz() {
     [[ -f fuzz/dictionaries/$target.dict ]] && dictionary=(-dict="fuzz/dictionaries/$target.dict")
     # Without a trace: looking up its names takes seconds, which the time limit would count. Replay the
     # input for it: RELAYPACS_FUZZ_TARGET=… RUST_BACKTRACE=1 relaypacs-fuzz INPUT.
-    RUST_BACKTRACE=0 RELAYPACS_FUZZ_TARGET=$target "$fuzzer" -rss_limit_mb=256 -timeout=2 -print_final_stats=1 \
+    RUST_BACKTRACE=0 RELAYPACS_FUZZ_TARGET=$target "$fuzzer" -rss_limit_mb=256 -timeout=10 -print_final_stats=1 \
         "${dictionary[@]}" "$@" > "$work/$target.txt" 2>&1
 }
 

@@ -125,7 +125,11 @@ async fn one(messages: &mut MessageStream<Spoken>, habit: u8) -> Result<Option<T
     }
     assert!(command.has_data_set || data_set == 0, "a data set that no command announced");
     super::plant(|| {
-        command.command_field == field::C_STORE_RQ && command.message_id == Some(0xFACE) && begins.len() > 1
+        command.command_field == field::C_STORE_RQ
+            && begins.len() > 2
+            && begins[0] == 0xFA
+            && begins[1] == 0xCE
+            && command.message_id.is_some_and(|id| id > 7)
     });
     Ok(Some(Told { what: format!("{presentation_context_id} {command:?} {begins:?}"), data_set }))
 }

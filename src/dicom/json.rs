@@ -1,91 +1,126 @@
-//! The DICOM JSON Model (PS3.18 Annex F), for QIDO, STOW responses and metadata.
+//! The DICOM JSON Model (PS3.18 Annex F), for QIDO, STOW responses and metadata: written as it is
+//! walked, for metadata of a large study is many values.
+
+use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use dicom_core::VR;
-use serde_json::{Map, Number, Value as Json, json};
+use dicom_core::{Tag, VR};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::dataset::{Dataset, Element, Value};
 
-/// A data set as a JSON object. Nesting is as deep as the data set's, which the scan limits bound.
-pub fn object(dataset: &Dataset) -> Json {
-    let members = dataset
-        .iter()
-        .map(|(tag, element)| (format!("{:04X}{:04X}", tag.group(), tag.element()), attribute(element)));
-    Json::Object(members.collect::<Map<_, _>>())
+/// A data set as a JSON object, to be serialized or printed. Nesting is as deep as the data set's, which
+/// the scan limits bound.
+pub fn object(dataset: &Dataset) -> Object<'_> {
+    Object(dataset)
 }
 
-/// Several data sets as a JSON array.
-pub fn array<'a>(datasets: impl IntoIterator<Item = &'a Dataset>) -> Json {
-    Json::Array(datasets.into_iter().map(object).collect())
+pub struct Object<'a>(&'a Dataset);
+
+struct Key(Tag);
+
+struct Attribute<'a>(&'a Element);
+
+struct Text<'a>(VR, &'a str);
+
+impl fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
 }
 
-fn attribute(element: &Element) -> Json {
-    let vr = element.vr.to_string();
-    match &element.value {
-        Value::Text(values) if values.iter().all(String::is_empty) => json!({ "vr": vr }),
-        Value::Text(values) => {
-            let values: Vec<Json> = values.iter().map(|value| text(element.vr, value)).collect();
-            json!({ "vr": vr, "Value": values })
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(tag, element)| (Key(tag), Attribute(element))))
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:04X}{:04X}", self.0.group(), self.0.element()))
+    }
+}
+
+impl Serialize for Attribute<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Element { vr, value } = self.0;
+        let mut members = serializer.serialize_map(None)?;
+        members.serialize_entry("vr", (*vr).to_string())?;
+        match value {
+            Value::Text(values) if values.iter().all(String::is_empty) => {}
+            Value::Text(values) => {
+                let values: Vec<_> = values.iter().map(|value| Text(*vr, value)).collect();
+                members.serialize_entry("Value", &values)?;
+            }
+            Value::Sequence(items) if items.is_empty() => {}
+            Value::Sequence(items) => {
+                let items: Vec<_> = items.iter().map(Object).collect();
+                members.serialize_entry("Value", &items)?;
+            }
+            Value::Inline(bytes) if bytes.is_empty() => {}
+            Value::Inline(bytes) => members.serialize_entry("InlineBinary", &BASE64.encode(bytes))?,
+            Value::BulkDataUri(uri) => members.serialize_entry("BulkDataURI", uri)?,
         }
-        Value::Sequence(items) if items.is_empty() => json!({ "vr": vr }),
-        Value::Sequence(items) => json!({ "vr": vr, "Value": array(items) }),
-        Value::Inline(bytes) if bytes.is_empty() => json!({ "vr": vr }),
-        Value::Inline(bytes) => json!({ "vr": vr, "InlineBinary": BASE64.encode(bytes) }),
-        Value::BulkDataUri(uri) => json!({ "vr": vr, "BulkDataURI": uri }),
+        members.end()
     }
 }
 
 /// PS3.18 §F.2.2, table F.2.3-1. An empty value among several is null.
-fn text(vr: VR, value: &str) -> Json {
-    match vr {
-        _ if value.is_empty() => Json::Null,
-        VR::PN => person_name(value),
-        VR::DS | VR::FD | VR::FL | VR::IS | VR::SL | VR::SS | VR::UL | VR::US => number(value),
-        VR::SV | VR::UV => big_number(value),
-        _ => Json::from(value),
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Text(vr, value) = *self;
+        match vr {
+            _ if value.is_empty() => serializer.serialize_unit(),
+            VR::PN => person_name(value, serializer),
+            VR::DS | VR::FD | VR::FL | VR::IS | VR::SL | VR::SS | VR::UL | VR::US => {
+                number(value, serializer)
+            }
+            VR::SV | VR::UV => big_number(value, serializer),
+            _ => serializer.serialize_str(value),
+        }
     }
 }
 
-fn person_name(value: &str) -> Json {
+fn person_name<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
     let groups = ["Alphabetic", "Ideographic", "Phonetic"].into_iter().zip(value.split('='));
-    let members: Map<String, Json> = groups
-        .filter(|(_, group)| !group.is_empty())
-        .map(|(name, group)| (name.to_owned(), Json::from(group)))
-        .collect();
-    if members.is_empty() { Json::Null } else { Json::Object(members) }
+    let groups: Vec<_> = groups.filter(|(_, group)| !group.is_empty()).collect();
+    if groups.is_empty() { serializer.serialize_unit() } else { serializer.collect_map(groups) }
 }
 
 /// What is no JSON number (1e999, NaN, text that has strayed into DS) stays a string, which
 /// PS3.18 allows for these VRs.
-fn number(value: &str) -> Json {
+fn number<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
     let value = value.trim();
     if let Ok(integer) = value.parse::<i64>() {
-        return Json::from(integer);
+        return serializer.serialize_i64(integer);
     }
-    let float = value.parse().ok().and_then(Number::from_f64);
-    float.map_or_else(|| Json::from(value), Json::Number)
+    match value.parse::<f64>() {
+        Ok(float) if float.is_finite() => serializer.serialize_f64(float),
+        _ => serializer.serialize_str(value),
+    }
 }
 
 /// Beyond 2⁵³ most readers lose digits.
-fn big_number(value: &str) -> Json {
+fn big_number<S: Serializer>(value: &str, serializer: S) -> Result<S::Ok, S::Error> {
     const EXACT: i64 = 1 << 53;
     match value.parse::<i64>() {
-        Ok(integer) if (-EXACT..=EXACT).contains(&integer) => Json::from(integer),
-        _ => Json::from(value),
+        Ok(integer) if (-EXACT..=EXACT).contains(&integer) => serializer.serialize_i64(integer),
+        _ => serializer.serialize_str(value),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use dicom_dictionary_std::tags;
+    use serde_json::{Value as Json, json};
 
     use super::*;
 
     fn rendered(vr: VR, value: &str) -> Json {
         let mut dataset = Dataset::default();
         dataset.set(tags::PATIENT_NAME, vr, value);
-        object(&dataset)["00100010"].clone()
+        serde_json::to_value(object(&dataset)).unwrap()["00100010"].clone()
     }
 
     #[test]
@@ -129,7 +164,7 @@ mod tests {
         dataset.set_sequence(tags::FAILED_SOP_SEQUENCE, Vec::new());
         assert_eq!(
             object(&dataset).to_string(),
-            r#"{"00081198":{"vr":"SQ"},"00081199":{"Value":[{"00081150":{"Value":["1.1"],"vr":"UI"},"00081155":{"Value":["1.2"],"vr":"UI"}}],"vr":"SQ"}}"#
+            r#"{"00081198":{"vr":"SQ"},"00081199":{"vr":"SQ","Value":[{"00081150":{"vr":"UI","Value":["1.1"]},"00081155":{"vr":"UI","Value":["1.2"]}}]}}"#
         );
     }
 }

@@ -14,7 +14,7 @@ fn metadata(syntax: &str, bytes: &[u8]) -> serde_json::Value {
         assert_eq!(read(syntax, bytes, chunk), whole);
         assert_eq!(read_useful(syntax, bytes, chunk), whole);
     }
-    json::object(&whole)
+    serde_json::to_value(json::object(&whole)).unwrap()
 }
 
 fn read_useful(syntax: &TransferSyntax, mut bytes: &[u8], chunk: usize) -> Dataset {
