@@ -68,6 +68,8 @@ ASKED = [
     Asked("fill 1M", "per_second", True, 0.9, "relaypacs", "fill 100k"),
     least("WADO instance", 3, "orthanc"),
     least("WADO metadata", 10, "orthanc"),
+    # Not asked, but what the first reader of a study meets.
+    least("WADO metadata cold", 1, "orthanc"),
     least("WADO study", 1, "orthanc"),
     least("forward 400 b", 8, "orthanc"),
     most("forward 400 b", 0.1, "orthanc", figure="lag_seconds"),

@@ -23,6 +23,8 @@ QUESTIONS = {
 # Requests of a round: enough for a p99 where answers are quick, not more than a minute where they are slow.
 COUNTS = {"relaypacs": 2000, "orthanc": 64}
 FIND = ["0008,0052=STUDY", "0008,0020=", "0008,0050=", "0010,0010=", "0010,0020=", "0020,000D=" + UIDS + ".{n}"]
+# Studies of each round that are asked for once.
+UNREAD = 10
 SIZES = {"10k": 10_000, "100k": 100_000, "1M": 1_000_000}
 
 
@@ -30,7 +32,7 @@ def run(journal):
     for server_class in (Node, Orthanc):
         if any(list(journal.missing(case, [server_class])) for case in cases(server_class)):
             grow(journal, server_class)
-    if list(journal.missing("WADO instance", [Node, Orthanc])):
+    if list(journal.missing("WADO study", [Node, Orthanc])):
         read(journal)
 
 
@@ -94,14 +96,18 @@ def matches(server, studies):
 
 
 def read(journal):
-    """WADO-RS of a study of 100 CT instances."""
+    """WADO-RS of studies of 100 CT instances. Metadata cold: of studies that nobody asked for before."""
     uids = UIDS.replace(".113.", ".97.")
     node, orthanc = Node(), Orthanc()
     with running(node, orthanc):
         for server in (node, orthanc):
             server.sign_in()
-            server.load("send", server.address, server.ae_title, "a", "--count", 100, "--connections", 4)
+            count = 100 * UNREAD * journal.rounds
+            server.load("send", server.address, server.ae_title, "a", "--count", count, "--connections", 4)
             server.settle()
+        for number, server in journal.missing("WADO metadata cold", [node, orthanc]):
+            unread = [f"/studies/{uids}.{number * UNREAD + n}/metadata" for n in range(UNREAD)]
+            journal.add("WADO metadata cold", server.name, number, **retrieve(server, unread, UNREAD))
         study = f"/studies/{uids}.0"
         instances = [f"{study}/series/{uids}.0.{n * 4 // 100}/instances/{uids}.0.{n * 4 // 100}.{n}" for n in range(100)]
         rounds_of(journal, "WADO instance", [node, orthanc], lambda server: retrieve(server, instances, 300))

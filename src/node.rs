@@ -106,6 +106,7 @@ impl Node {
             public_url: self.addresses.public_url.clone(),
             limits: config.limits.clone(),
             part_buffers: http::PartBuffers::default(),
+            metadata: http::MetadataCache::default(),
             dependencies: observe::dependencies(&self.foundation, &self.running),
         });
         for listener in http {

@@ -104,7 +104,10 @@ impl Pace {
     }
 }
 
-/// Where a response body's producer puts its chunks; one waits at most.
+/// Chunks that wait for the client, at most.
+const AHEAD: usize = 4;
+
+/// Where a response body's producer puts its chunks.
 pub struct BodySink {
     chunks: mpsc::Sender<io::Result<Bytes>>,
     stall: Duration,
@@ -118,6 +121,38 @@ pub struct ClientGone;
 impl BodySink {
     pub async fn send(&self, chunk: Bytes) -> Result<(), ClientGone> {
         self.put(Ok(chunk)).await
+    }
+
+    /// Sends all that `next` makes until it is `None`. It may block: it is asked on a blocking thread, which is given
+    /// back while the client has all that it may have ahead. Inside, the error of `next`.
+    pub async fn send_all<E, F>(&self, mut next: F) -> Result<Result<(), E>, ClientGone>
+    where
+        E: Send + 'static,
+        F: FnMut() -> Result<Option<Bytes>, E> + Send + 'static,
+    {
+        loop {
+            let room = tokio::time::timeout(self.stall, self.chunks.clone().reserve_owned());
+            let Ok(Ok(mut room)) = room.await else { return Err(ClientGone) };
+            let burst = tokio::task::spawn_blocking(move || {
+                loop {
+                    match next() {
+                        Ok(Some(chunk)) => match room.send(Ok(chunk)).try_reserve_owned() {
+                            Ok(more) => room = more,
+                            Err(_) => return Ok(Some(next)),
+                        },
+                        Ok(None) => return Ok(None),
+                        Err(error) => return Err(error),
+                    }
+                }
+            });
+            match burst.await {
+                Ok(Ok(Some(rest))) => next = rest,
+                Ok(Ok(None)) => return Ok(Ok(())),
+                Ok(Err(error)) => return Ok(Err(error)),
+                // It panicked: the client sees an answer that is not whole.
+                Err(_) => return Err(ClientGone),
+            }
+        }
     }
 
     /// Breaks the response off, so that the client sees it incomplete.
@@ -140,7 +175,7 @@ where
     P: FnOnce(BodySink) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let (sender, mut receiver) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel(AHEAD);
     tokio::spawn(produce(BodySink { chunks: sender, stall }));
     Body::from_bytes_stream(futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)))
 }
@@ -193,7 +228,37 @@ mod tests {
             }
             let _ = done.send(sent);
         });
-        assert_eq!(ended.await.unwrap(), 1, "one chunk waits, no more are made");
+        assert_eq!(ended.await.unwrap(), AHEAD, "some wait, no more are made");
+        drop(body);
+    }
+
+    fn numbers(until: u8) -> impl FnMut() -> Result<Option<Bytes>, &'static str> {
+        let mut made = 0;
+        move || {
+            made += 1;
+            Ok((made <= until).then(|| Bytes::copy_from_slice(&[made])))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_made_on_a_blocking_thread_comes_whole_and_in_order() {
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let body = streamed(Duration::from_secs(9), |sink| async move {
+            let _ = done.send(sink.send_all(numbers(100)).await);
+        });
+        let expected: Vec<u8> = (1..=100).collect();
+        assert_eq!(body.into_bytes().await.unwrap(), expected);
+        assert_eq!(ended.await.unwrap(), Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn its_error_is_given_back_and_who_stops_reading_ends_it() {
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let body = streamed(Duration::from_millis(100), |sink| async move {
+            let failed = sink.send_all(|| Err("it fails")).await;
+            let _ = done.send((failed, sink.send_all(numbers(100)).await));
+        });
+        assert_eq!(ended.await.unwrap(), (Ok(Err("it fails")), Err(ClientGone)));
         drop(body);
     }
 }

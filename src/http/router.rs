@@ -315,6 +315,7 @@ mod tests {
             public_url: String::new(),
             limits: config.limits,
             part_buffers: Default::default(),
+            metadata: Default::default(),
             dependencies: Arc::new(|| Box::pin(async { Vec::new() })),
         })
     }

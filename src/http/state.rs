@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::dicomweb::PartBuffers;
+use super::dicomweb::{MetadataCache, PartBuffers};
 use super::health::Dependency;
 use crate::auth::Keys;
 use crate::config::LimitsConfig;
@@ -25,6 +25,7 @@ pub struct HttpState {
     pub public_url: String,
     pub limits: LimitsConfig,
     pub part_buffers: PartBuffers,
+    pub metadata: MetadataCache,
     /// Dependencies other than the log, which readiness asks itself.
     pub dependencies: Probe,
 }

@@ -20,8 +20,8 @@ use super::{SpoolError, scan};
 const OTHER_BYTES: &str = "its SHA-256 differs";
 
 /// The Part 10 bytes of one entry: our preamble and file meta, then the data set as received.
-/// They stay readable while the reader lives.
-#[derive(Debug)]
+/// They stay readable while the reader lives. Cheap to clone: clones check what is read together.
+#[derive(Debug, Clone)]
 pub struct ObjectReader {
     pub entry: Arc<SpoolEntry>,
     source: Source,
@@ -94,31 +94,27 @@ impl ObjectReader {
         self.len() == 0
     }
 
-    /// Up to `max` bytes at `offset` of the Part 10 file; fewer only at its end. Reads on a
-    /// blocking thread. Who reads the data set front to back is refused its last bytes when it does
-    /// not have its SHA-256.
+    /// As [`ObjectReader::read`], on a blocking thread.
     pub async fn read_at(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
-        let length = self.len().saturating_sub(offset).min(max as u64) as usize;
-        let (source, check, entry) = (self.source.clone(), self.check.clone(), self.entry.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let bytes = source.read_at(offset, length)?;
-            check.lock().take(&entry, offset, &bytes)?;
-            Ok(bytes)
-        });
-        let read = read.await.map_err(io::Error::other).flatten();
-        read.map_err(|error| self.unreadable(error))
+        let reader = self.clone();
+        let read = tokio::task::spawn_blocking(move || reader.read(offset, max)).await;
+        read.unwrap_or_else(|ended| Err(self.unreadable(io::Error::other(ended))))
     }
 
-    /// Up to `max` bytes at `offset` of the data set, fewer only at its end; checked like what
-    /// `read_at` reads. Blocks.
-    pub fn read_data_set(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
-        let length = self.entry.data_set_length.saturating_sub(offset).min(max as u64) as usize;
-        let offset = u64::from(self.entry.prefix_length) + offset;
+    /// Up to `max` bytes at `offset` of the Part 10 file; fewer only at its end. Who reads the data
+    /// set front to back is refused its last bytes when it does not have its SHA-256. Blocks.
+    pub fn read(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
+        let length = self.len().saturating_sub(offset).min(max as u64) as usize;
         let read = self.source.read_at(offset, length).and_then(|bytes| {
             self.check.lock().take(&self.entry, offset, &bytes)?;
             Ok(bytes)
         });
         read.map_err(|error| self.unreadable(error))
+    }
+
+    /// As [`ObjectReader::read`], `offset` being one of the data set.
+    pub fn read_data_set(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
+        self.read(u64::from(self.entry.prefix_length) + offset, max)
     }
 
     /// Whether the data set still has its SHA-256. Blocks while it reads all of it.
@@ -176,18 +172,35 @@ impl Check {
 
 impl Source {
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes> {
-        let mut bytes = vec![0; length];
+        let mut bytes = Vec::with_capacity(length);
         match self {
             Source::Log { segment, offset: begin } => {
-                segment.file.read_exact_at(&mut bytes, begin + offset)?
+                read_to(&segment.file, begin + offset, &mut bytes, length)?;
             }
             Source::Large { prefix, file } => {
                 let header = prefix.get(offset as usize..).unwrap_or_default();
-                let (in_header, in_file) = bytes.split_at_mut(header.len().min(length));
-                in_header.copy_from_slice(&header[..in_header.len()]);
-                file.read_exact_at(in_file, offset.saturating_sub(prefix.len() as u64))?;
+                bytes.extend_from_slice(&header[..header.len().min(length)]);
+                read_to(
+                    file,
+                    (offset + bytes.len() as u64).saturating_sub(prefix.len() as u64),
+                    &mut bytes,
+                    length,
+                )?;
             }
         }
         Ok(bytes.into())
     }
+}
+
+/// Reads on at `offset` of the file until there are `length` bytes, into room that nobody has to clear before.
+fn read_to(file: &File, mut offset: u64, bytes: &mut Vec<u8>, length: usize) -> io::Result<()> {
+    while bytes.len() < length {
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(bytes), offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => offset += read as u64,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 //! Pixels are not read, so an object's SHA-256 is not checked here: an object that is known to be
 //! damaged is refused, and the scrub reads them all.
 
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use poem::http::{Method, StatusCode, header};
 use poem::{Body, Response};
@@ -14,7 +15,7 @@ use super::resource::{Page, Resource, Survey, partial_content, report_unreadable
 use crate::dicom::metadata::MetadataReader;
 use crate::dicom::transfer_syntax::{self, Encoding};
 use crate::dicom::{Dataset, ScanError, ScanLimits, TransferSyntax, json, xml};
-use crate::http::body::{BodySink, ClientGone, streamed};
+use crate::http::body::streamed;
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::http::state::HttpState;
@@ -25,6 +26,8 @@ use crate::spool::{EntryId, ObjectReader, SpoolError};
 const CHUNK: usize = 16 * 1024;
 /// Objects converted at the same time.
 const AHEAD: usize = 4;
+/// Bytes from which a piece of the answer is sent.
+const PIECE: usize = 64 * 1024;
 
 /// `GET …/metadata`
 pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
@@ -86,31 +89,27 @@ impl ReadError {
     }
 }
 
-/// How data sets are joined.
+/// How data sets are written and joined.
 enum Form {
     Json,
     Xml(Framing),
 }
 
 impl Form {
-    fn entry(&self, dataset: &Dataset, is_first: bool) -> Vec<u8> {
+    fn add(&self, body: &mut Vec<u8>, text: &[u8], is_first: bool) {
         match self {
-            Form::Json => {
-                let separator = if is_first { '[' } else { ',' };
-                format!("{separator}{}", json::object(dataset)).into_bytes()
-            }
+            Form::Json => body.push(if is_first { b'[' } else { b',' }),
             Form::Xml(framing) => {
-                let mut part = framing.open("Content-Type: application/dicom+xml\r\n").to_vec();
-                part.extend_from_slice(xml::document(dataset).as_bytes());
-                part
+                body.extend_from_slice(&framing.open("Content-Type: application/dicom+xml\r\n"));
             }
         }
+        body.extend_from_slice(text);
     }
 
-    fn end(&self) -> bytes::Bytes {
+    fn end(&self, body: &mut Vec<u8>) {
         match self {
-            Form::Json => bytes::Bytes::from_static(b"]"),
-            Form::Xml(framing) => framing.close(),
+            Form::Json => body.push(b']'),
+            Form::Xml(framing) => body.extend_from_slice(&framing.close()),
         }
     }
 }
@@ -118,53 +117,62 @@ impl Form {
 fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Body {
     let state = call.state.clone();
     streamed(state.limits.http_stall, move |sink| async move {
-        let (mut page, mut is_first) = (Some(survey.first), true);
+        let (mut page, mut is_first, mut body) = (Some(survey.first), true, Vec::new());
         while let Some(Page { rows, next }) = page {
             let held = rows.into_iter().filter(|located| located.freed.is_none());
-            let converting = stream::iter(held.map(|located| convert(&state, located)));
+            let converting = stream::iter(held.map(|located| text_of(&state, located, &form)));
             let mut converted = converting.buffered(AHEAD);
-            while let Some((entry, dataset)) = converted.next().await {
-                if send(entry, dataset, &form, is_first, &sink).await.is_err() {
+            while let Some((entry, text)) = converted.next().await {
+                let text = match text {
+                    Ok(text) => text,
+                    Err(error) => {
+                        error.report(entry);
+                        return sink.fail("the metadata of an object can't be made").await;
+                    }
+                };
+                form.add(&mut body, &text, is_first);
+                is_first = false;
+                if body.len() >= PIECE && sink.send(std::mem::take(&mut body).into()).await.is_err() {
                     return;
                 }
-                is_first = false;
             }
             page = match resource.page_after(&state.index, next).await {
                 Ok(page) => page,
                 Err(_) => return sink.fail("the index does not answer").await,
             };
         }
-        let _ = sink.send(form.end()).await;
+        form.end(&mut body);
+        let _ = sink.send(body.into()).await;
     })
 }
 
-async fn send(
-    entry: EntryId,
-    dataset: Result<Dataset, ReadError>,
-    form: &Form,
-    is_first: bool,
-    sink: &BodySink,
-) -> Result<(), ClientGone> {
-    match dataset {
-        Ok(dataset) => sink.send(form.entry(&dataset, is_first).into()).await,
-        Err(error) => {
-            error.report(entry);
-            sink.fail("the metadata of an object can't be made").await;
-            Err(ClientGone)
-        }
+async fn text_of(state: &HttpState, located: Located, form: &Form) -> (EntryId, Result<Bytes, ReadError>) {
+    let entry = located.entry;
+    if matches!(form, Form::Xml(_)) {
+        return (entry, convert(state, located, xml::document).await);
     }
+    if let Some(text) = state.metadata.get(entry).await {
+        return (entry, Ok(text));
+    }
+    let text = convert(state, located, |dataset| json::object(dataset).to_string()).await;
+    if let Ok(text) = &text {
+        state.metadata.keep(entry, text.clone()).await;
+    }
+    (entry, text)
 }
 
-async fn convert(state: &HttpState, located: Located) -> (EntryId, Result<Dataset, ReadError>) {
+async fn convert(
+    state: &HttpState,
+    located: Located,
+    write: fn(&Dataset) -> String,
+) -> Result<Bytes, ReadError> {
     let uri = format!("{}/bulkdata", located.url(&state.dicomweb_url()));
     let reader = MetadataReader::new(&syntax_of(&located), scan_limits(state), &uri);
-    let dataset = async {
-        let object = state.spool.open(located.entry).await?;
-        let read = tokio::task::spawn_blocking(move || read(&object, reader));
-        read.await
-            .unwrap_or_else(|panic| Err(SpoolError::Failed(format!("a conversion ended: {panic}")).into()))
-    };
-    (located.entry, dataset.await)
+    let object = state.spool.open(located.entry).await?;
+    let converted = tokio::task::spawn_blocking(move || Ok(write(&read(&object, reader)?).into()));
+    converted
+        .await
+        .unwrap_or_else(|ended| Err(SpoolError::Failed(format!("a conversion ended: {ended}")).into()))
 }
 
 /// Blocks.

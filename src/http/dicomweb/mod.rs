@@ -10,6 +10,7 @@ pub mod accept;
 pub mod bulk_data;
 pub mod media;
 pub mod metadata;
+mod metadata_cache;
 pub mod multipart;
 pub mod qido;
 mod range;
@@ -21,6 +22,7 @@ mod stow_session;
 mod syntaxes;
 pub mod wado;
 
+pub use metadata_cache::MetadataCache;
 pub use search_parameters::Search;
 pub use stow_session::PartBuffers;
 
