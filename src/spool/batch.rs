@@ -209,9 +209,7 @@ impl Batch {
     }
 
     /// Everything is durable (or, for facts that did not ask for it, written).
-    pub fn answer(mut self) {
-        // Given back before the next object comes: its bytes can have their place.
-        self.records.iter_mut().for_each(|record| record.content.clear());
+    pub fn answer(self) {
         for Waiting { answer, id, verdict, returned } in self.objects {
             let _ = answer.send(Ok((Committed { id, verdict }, returned)));
         }

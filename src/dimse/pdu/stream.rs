@@ -20,9 +20,6 @@ use crate::dimse::associate::{AssociateAccept, AssociateRequest};
 const FIRST_READ: usize = 4 << 10;
 /// Room made for one read later: several of the usual 16 KiB PDUs at once.
 const READ: usize = 64 << 10;
-/// How long an empty buffer is kept for what comes next: peers answer sooner than that, while they
-/// have something to send.
-const KEEP_BUFFER: Duration = Duration::from_secs(1);
 /// Below this, the parts of a write are joined: cheaper than handing them over one by one.
 const SMALL_WRITE: usize = 4 << 10;
 /// Until the caller sets another (PS3.8 §9.1.4 leaves ARTIM to us).
@@ -65,7 +62,7 @@ pub struct PduStream<W = TcpStream> {
     io: W,
     phase: Phase,
     max_pdu_length: u32,
-    /// Holds no storage for long while it is empty and nothing arrives.
+    /// Never holds storage while it is empty and nothing arrives.
     buffer: BytesMut,
     /// Size of the last P-DATA-TF with its header: the next one will be like it.
     last_data_pdu: usize,
@@ -155,11 +152,7 @@ impl<W: Wire> PduStream<W> {
     async fn fill(&mut self) -> Result<(), PduError> {
         let room = self.room();
         self.io.quick_ack();
-        let busy = timeout(KEEP_BUFFER, poll_fn(|context| self.poll_fill(context, room)));
-        let count = match busy.await {
-            Ok(count) => count?,
-            Err(_) => poll_fn(|context| self.poll_fill_at_rest(context, room)).await?,
-        };
+        let count = poll_fn(|context| self.poll_fill(context, room)).await?;
         if count == 0 { Err(PduError::Closed) } else { Ok(()) }
     }
 
@@ -167,11 +160,7 @@ impl<W: Wire> PduStream<W> {
         if self.buffer.capacity() - self.buffer.len() < room {
             self.buffer.reserve(room);
         }
-        poll_read_buf(Pin::new(&mut self.io), context, &mut self.buffer)
-    }
-
-    fn poll_fill_at_rest(&mut self, context: &mut Context<'_>, room: usize) -> Poll<std::io::Result<usize>> {
-        let polled = self.poll_fill(context, room);
+        let polled = poll_read_buf(Pin::new(&mut self.io), context, &mut self.buffer);
         if polled.is_pending() && self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }

@@ -182,25 +182,12 @@ async fn an_idle_association_holds_no_buffer_and_a_declared_length_none_either()
     let (mut pdus, mut peer) = established().await;
     peer.write_all(&pdu(4, &value(1, 2, &[7; 100_000]))).await.unwrap();
     assert!(matches!(pdus.receive().await, Ok(Incoming::Data(_))));
-    assert!(timeout(Duration::from_millis(1500), pdus.receive()).await.is_err());
+    assert!(timeout(Duration::from_millis(20), pdus.receive()).await.is_err());
     assert_eq!(pdus.buffered_capacity(), 0);
     let (mut pdus, mut peer) = acceptor().await;
     peer.write_all(&[1, 0, 0, 0x0F, 0xFF, 0xFF, 0, 1]).await.unwrap();
     assert!(timeout(Duration::from_millis(20), pdus.receive()).await.is_err());
     assert!(pdus.buffered_capacity() < 64 << 10);
-}
-
-#[tokio::test]
-async fn a_pdu_takes_the_place_of_one_that_was_let_go() {
-    let (mut pdus, mut peer) = established().await;
-    let mut places = Vec::new();
-    for _ in 0..4 {
-        assert!(timeout(Duration::from_millis(10), pdus.receive()).await.is_err());
-        peer.write_all(&pdu(4, &value(1, 2, &[7; 60_000]))).await.unwrap();
-        let Ok(Incoming::Data(values)) = pdus.receive().await else { panic!("no data") };
-        places.extend(values.map(|value| value.data.as_ptr()));
-    }
-    assert!(places[1..].iter().all(|place| *place == places[1]), "{places:?}");
 }
 
 #[tokio::test]
