@@ -149,8 +149,11 @@ impl BodySink {
                 Ok(Ok(Some(rest))) => next = rest,
                 Ok(Ok(None)) => return Ok(Ok(())),
                 Ok(Err(error)) => return Ok(Err(error)),
-                // It panicked: the client sees an answer that is not whole.
-                Err(_) => return Err(ClientGone),
+                // It panicked.
+                Err(_) => {
+                    self.fail("what was to be sent could not be made").await;
+                    return Err(ClientGone);
+                }
             }
         }
     }
@@ -249,6 +252,15 @@ mod tests {
         let expected: Vec<u8> = (1..=100).collect();
         assert_eq!(body.into_bytes().await.unwrap(), expected);
         assert_eq!(ended.await.unwrap(), Ok(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_it_is_made_breaks_the_body_off() {
+        let body = streamed(Duration::from_secs(9), |sink| async move {
+            let made = || -> Result<Option<Bytes>, ()> { panic!("for the test") };
+            assert_eq!(sink.send_all(made).await, Err(ClientGone));
+        });
+        assert!(body.into_bytes().await.is_err(), "it looks whole");
     }
 
     #[tokio::test]
