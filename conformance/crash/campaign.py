@@ -87,6 +87,11 @@ class Campaign:
         }
 
 
+def total(results, cases):
+    """The figures of these cases added up, by name."""
+    return {key: sum(results[case][key] for case in cases) for key in results[cases[0]]}
+
+
 def now():
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 

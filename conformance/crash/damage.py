@@ -10,7 +10,7 @@ import shutil
 import clients
 import instances
 from crash import projections, spool_files
-from crash.campaign import Line
+from crash.campaign import Line, total
 from crash.image import Image, examine, in_parallel, listed_as_lost
 from crash.senders import Template
 from crash.storm import storm
@@ -205,7 +205,3 @@ def lines(results):
             storms["kills"] >= 100,
         ),
     ]
-
-
-def total(results, cases):
-    return {key: sum(results[case][key] for case in cases) for key in results[cases[0]]}

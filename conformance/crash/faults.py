@@ -15,7 +15,7 @@ import tempfile
 import time
 
 import clients
-from crash.campaign import Line
+from crash.campaign import Line, total
 from crash.faulty import AREAS, CALLS, Fault, Faulty
 from crash.image import Image, Statement, data_of, in_parallel, keep
 from crash.kill import Lost
@@ -306,7 +306,3 @@ def lines(results):
             full["fillings"] >= 20,
         ),
     ]
-
-
-def total(results, cases):
-    return {key: sum(results[case][key] for case in cases) for key in results[cases[0]]}

@@ -180,12 +180,8 @@ impl Source {
             Source::Large { prefix, file } => {
                 let header = prefix.get(offset as usize..).unwrap_or_default();
                 bytes.extend_from_slice(&header[..header.len().min(length)]);
-                read_to(
-                    file,
-                    (offset + bytes.len() as u64).saturating_sub(prefix.len() as u64),
-                    &mut bytes,
-                    length,
-                )?;
+                let in_file = (offset + bytes.len() as u64).saturating_sub(prefix.len() as u64);
+                read_to(file, in_file, &mut bytes, length)?;
             }
         }
         Ok(bytes.into())
@@ -202,5 +198,7 @@ fn read_to(file: &File, mut offset: u64, bytes: &mut Vec<u8>, length: usize) -> 
             Err(error) => return Err(error.into()),
         }
     }
+    // There may be more room than was asked for, and then more was read.
+    bytes.truncate(length);
     Ok(())
 }
