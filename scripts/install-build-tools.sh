@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a build needs beside a Rust toolchain: a C compiler, for SQLite and the TLS library.
+# What a build needs beside a Rust toolchain: a C compiler and make, for SQLite, the TLS library and the allocator.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/common.sh
@@ -8,4 +8,4 @@ if ! command -v cargo > /dev/null; then
     say "no Rust toolchain: install one with rustup (https://rustup.rs); rust-toolchain.toml names its version"
     exit 1
 fi
-install $(missing cc:gcc /usr/include/stdlib.h:libc6-dev)
+install $(missing cc:gcc make:make /usr/include/stdlib.h:libc6-dev)

@@ -59,7 +59,7 @@ impl Queue {
         sync_tree(dir, |file| Ok(rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?))?;
         let db = sled::Config::new()
             .path(dir)
-            .cache_capacity(8 << 20)
+            .cache_capacity(1 << 20)
             // Garbage collection runs only from the flusher's thread.
             .flush_every_ms(Some(1000))
             .open()?;
