@@ -123,41 +123,6 @@ impl BodySink {
         self.put(Ok(chunk)).await
     }
 
-    /// Sends all that `next` makes until it is `None`. It may block: it is asked on a blocking thread, which is given
-    /// back while the client has all that it may have ahead. Inside, the error of `next`.
-    pub async fn send_all<E, F>(&self, mut next: F) -> Result<Result<(), E>, ClientGone>
-    where
-        E: Send + 'static,
-        F: FnMut() -> Result<Option<Bytes>, E> + Send + 'static,
-    {
-        loop {
-            let room = tokio::time::timeout(self.stall, self.chunks.clone().reserve_owned());
-            let Ok(Ok(mut room)) = room.await else { return Err(ClientGone) };
-            let burst = tokio::task::spawn_blocking(move || {
-                loop {
-                    match next() {
-                        Ok(Some(chunk)) => match room.send(Ok(chunk)).try_reserve_owned() {
-                            Ok(more) => room = more,
-                            Err(_) => return Ok(Some(next)),
-                        },
-                        Ok(None) => return Ok(None),
-                        Err(error) => return Err(error),
-                    }
-                }
-            });
-            match burst.await {
-                Ok(Ok(Some(rest))) => next = rest,
-                Ok(Ok(None)) => return Ok(Ok(())),
-                Ok(Err(error)) => return Ok(Err(error)),
-                // It panicked.
-                Err(_) => {
-                    self.fail("what was to be sent could not be made").await;
-                    return Err(ClientGone);
-                }
-            }
-        }
-    }
-
     /// Breaks the response off, so that the client sees it incomplete.
     pub async fn fail(&self, why: &'static str) {
         let _ = self.put(Err(io::Error::other(why))).await;
@@ -232,45 +197,6 @@ mod tests {
             let _ = done.send(sent);
         });
         assert_eq!(ended.await.unwrap(), AHEAD, "some wait, no more are made");
-        drop(body);
-    }
-
-    fn numbers(until: u8) -> impl FnMut() -> Result<Option<Bytes>, &'static str> {
-        let mut made = 0;
-        move || {
-            made += 1;
-            Ok((made <= until).then(|| Bytes::copy_from_slice(&[made])))
-        }
-    }
-
-    #[tokio::test]
-    async fn what_is_made_on_a_blocking_thread_comes_whole_and_in_order() {
-        let (done, ended) = tokio::sync::oneshot::channel();
-        let body = streamed(Duration::from_secs(9), |sink| async move {
-            let _ = done.send(sink.send_all(numbers(100)).await);
-        });
-        let expected: Vec<u8> = (1..=100).collect();
-        assert_eq!(body.into_bytes().await.unwrap(), expected);
-        assert_eq!(ended.await.unwrap(), Ok(Ok(())));
-    }
-
-    #[tokio::test]
-    async fn a_panic_while_it_is_made_breaks_the_body_off() {
-        let body = streamed(Duration::from_secs(9), |sink| async move {
-            let made = || -> Result<Option<Bytes>, ()> { panic!("for the test") };
-            assert_eq!(sink.send_all(made).await, Err(ClientGone));
-        });
-        assert!(body.into_bytes().await.is_err(), "it looks whole");
-    }
-
-    #[tokio::test]
-    async fn its_error_is_given_back_and_who_stops_reading_ends_it() {
-        let (done, ended) = tokio::sync::oneshot::channel();
-        let body = streamed(Duration::from_millis(100), |sink| async move {
-            let failed = sink.send_all(|| Err("it fails")).await;
-            let _ = done.send((failed, sink.send_all(numbers(100)).await));
-        });
-        assert_eq!(ended.await.unwrap(), (Ok(Err("it fails")), Err(ClientGone)));
         drop(body);
     }
 }

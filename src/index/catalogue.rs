@@ -65,9 +65,9 @@ pub async fn held_after(
     for table in ["instances", "conflicts"] {
         let columns = "SELECT entry, sop_instance_uid, data_set_sha256 FROM ";
         sql.push(columns).push(table).push(" WHERE freed_at IS NULL AND entry > ").bind(entry.0);
-        sql.push(if table == "instances" { " UNION ALL " } else { " ORDER BY entry LIMIT " });
+        sql.push(if table == "instances" { " UNION ALL " } else { " ORDER BY entry" });
     }
-    sql.bind(MOST);
+    sql.limit(MOST);
     let rows = sql.fetch_all(&mut **tx).await?;
     let missing = |row: &AnyRow| {
         let entry: i64 = row.try_get(0)?;

@@ -43,7 +43,7 @@ pub async fn search(store: &Store, query: &Query) -> Result<Matches, IndexError>
     push_where(&mut sql, store.dialect(), query.level, &query.keys)?;
     let table = table(query.level);
     // One more than asked for tells whether there are more.
-    sql.push(" ORDER BY ").name(table.name).push(".id LIMIT ").bind(query.page.limit as u64 + 1);
+    sql.push(" ORDER BY ").name(table.name).push(".id").limit(query.page.limit as u64 + 1);
     sql.push(" OFFSET ").bind(query.page.offset.min(i64::MAX as u64));
     let mut found = sql.fetch_all(store.reader()).await?;
     let more = found.len() > query.page.limit;
@@ -174,7 +174,7 @@ pub async fn instances(
         sql.push(" AND (instances.series, instances.id) > (SELECT seen.series, seen.id FROM instances seen WHERE seen.entry = ");
         sql.bind(after.0).push(")");
     }
-    sql.push(" ORDER BY instances.series, instances.id LIMIT ").bind(limit as u64);
+    sql.push(" ORDER BY instances.series, instances.id").limit(limit as u64);
     let rows = sql.fetch_all(store.reader()).await?;
     if rows.is_empty()
         && let Some(after) = after

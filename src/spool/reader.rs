@@ -1,13 +1,14 @@
 //! Reads an entry's bytes back, from its segment or its large file, without holding the whole.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::io::ReadWriteFlags;
 use sha2::{Digest as _, Sha256};
 
 use super::damage::Damage;
@@ -16,6 +17,9 @@ use super::record::Payload;
 use super::segment::Segment;
 use super::shared::Shared;
 use super::{SpoolError, scan};
+
+/// Bytes that are read and hashed without leaving the runtime's thread: some 40 µs.
+const IN_PLACE: usize = 64 * 1024;
 
 const OTHER_BYTES: &str = "its SHA-256 differs";
 
@@ -94,8 +98,12 @@ impl ObjectReader {
         self.len() == 0
     }
 
-    /// As [`ObjectReader::read`], on a blocking thread.
+    /// As [`ObjectReader::read`], but it may give fewer bytes anywhere: it takes what is in memory where it is, and
+    /// goes to a blocking thread only for what the disk has to bring.
     pub async fn read_at(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
+        if let Some(bytes) = self.source.in_memory(offset, self.left(offset, max.min(IN_PLACE))) {
+            return self.checked(offset, bytes).map_err(|error| self.unreadable(error));
+        }
         let reader = self.clone();
         let read = tokio::task::spawn_blocking(move || reader.read(offset, max)).await;
         read.unwrap_or_else(|ended| Err(self.unreadable(io::Error::other(ended))))
@@ -104,12 +112,17 @@ impl ObjectReader {
     /// Up to `max` bytes at `offset` of the Part 10 file; fewer only at its end. Who reads the data
     /// set front to back is refused its last bytes when it does not have its SHA-256. Blocks.
     pub fn read(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
-        let length = self.len().saturating_sub(offset).min(max as u64) as usize;
-        let read = self.source.read_at(offset, length).and_then(|bytes| {
-            self.check.lock().take(&self.entry, offset, &bytes)?;
-            Ok(bytes)
-        });
-        read.map_err(|error| self.unreadable(error))
+        let read = self.source.read_at(offset, self.left(offset, max));
+        read.and_then(|bytes| self.checked(offset, bytes)).map_err(|error| self.unreadable(error))
+    }
+
+    fn left(&self, offset: u64, max: usize) -> usize {
+        self.len().saturating_sub(offset).min(max as u64) as usize
+    }
+
+    fn checked(&self, offset: u64, bytes: Bytes) -> io::Result<Bytes> {
+        self.check.lock().take(&self.entry, offset, &bytes)?;
+        Ok(bytes)
     }
 
     /// As [`ObjectReader::read`], `offset` being one of the data set.
@@ -171,6 +184,18 @@ impl Check {
 }
 
 impl Source {
+    /// What the page cache has of it, when it has all of it. Does not wait for the disk; an error is found again by who
+    /// then reads it.
+    fn in_memory(&self, offset: u64, length: usize) -> Option<Bytes> {
+        let (file, offset) = match self {
+            Source::Log { segment, offset: begin } => (&segment.file, begin + offset),
+            Source::Large { prefix, file } => (&**file, offset.checked_sub(prefix.len() as u64)?),
+        };
+        let mut bytes = vec![0; length];
+        let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT);
+        (read == Ok(length)).then(|| bytes.into())
+    }
+
     fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes> {
         let mut bytes = Vec::with_capacity(length);
         match self {

@@ -82,6 +82,12 @@ impl Sql {
         self.push(")")
     }
 
+    /// Adds ` LIMIT n`, as a literal: SQLite plans a statement anew each time that its bound limit is bound again.
+    pub fn limit(&mut self, rows: u64) -> &mut Sql {
+        let _ = write!(self.text, " LIMIT {rows}");
+        self
+    }
+
     /// How many placeholders it has: SQLite allows 32 766, PostgreSQL 65 535.
     pub fn placeholders(&self) -> usize {
         self.count
@@ -181,8 +187,8 @@ mod tests {
     fn placeholders_are_numbered_and_values_stay_out_of_the_text() {
         let mut sql = Sql::new("SELECT 1 FROM t WHERE a = ");
         sql.bind("'; DROP TABLE t; --").push(" AND b IN ").list([1_i64, 2]).push(" AND c IN ");
-        sql.list(Vec::<String>::new());
-        assert_eq!(sql.text(), "SELECT 1 FROM t WHERE a = $1 AND b IN ($2, $3) AND c IN (NULL)");
+        sql.list(Vec::<String>::new()).limit(5);
+        assert_eq!(sql.text(), "SELECT 1 FROM t WHERE a = $1 AND b IN ($2, $3) AND c IN (NULL) LIMIT 5");
         assert_eq!(sql.placeholders(), 3);
     }
 }

@@ -14,7 +14,7 @@ use crate::http::body::{BodySink, ClientGone, streamed};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::index::Located;
-use crate::spool::{ObjectReader, Spool, SpoolError};
+use crate::spool::{ObjectReader, Spool};
 
 /// Bytes of an object read at once; a few times as many wait for the client.
 const CHUNK: usize = 64 * 1024;
@@ -110,20 +110,20 @@ async fn send_part(
 }
 
 async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) -> Result<(), ClientGone> {
-    let (object, mut at) = (reader.clone(), range.first);
-    let next = move || {
-        let wanted = (range.last + 1).saturating_sub(at).min(CHUNK as u64) as usize;
-        if wanted == 0 {
-            return Ok(None);
+    let mut at = range.first;
+    while at <= range.last {
+        let wanted = (range.last - at + 1).min(CHUNK as u64) as usize;
+        match reader.read_at(at, wanted).await {
+            Ok(chunk) => {
+                at += chunk.len() as u64;
+                sink.send(chunk).await?;
+            }
+            Err(error) => {
+                report_unreadable(reader.entry.id, &error);
+                sink.fail("an object can't be read").await;
+                return Err(ClientGone);
+            }
         }
-        let chunk = object.read(at, wanted)?;
-        at += chunk.len() as u64;
-        Ok(Some(chunk))
-    };
-    if let Err(error) = sink.send_all::<SpoolError, _>(next).await? {
-        report_unreadable(reader.entry.id, &error);
-        sink.fail("an object can't be read").await;
-        return Err(ClientGone);
     }
     Ok(())
 }
