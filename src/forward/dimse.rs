@@ -135,7 +135,7 @@ impl DimseTransport {
                 "accepts no presentation context for SOP class {class} in transfer syntax {syntax}"
             )));
         }
-        let reader = match self.lane.spool.open(entry.id).await {
+        let reader = match self.lane.spool.load(entry.id).await {
             Ok(reader) => reader,
             Err(error) => {
                 self.open = Some(open);

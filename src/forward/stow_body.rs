@@ -93,7 +93,7 @@ impl Writer {
             self.progress.went_out();
         }
         if let Some(entry) = self.entries.get(self.at) {
-            let reader = self.spool.open(entry.id).await.map_err(|error| self.fail(&error))?;
+            let reader = self.spool.load(entry.id).await.map_err(|error| self.fail(&error))?;
             self.open = Some((reader, 0));
             return Ok(Some(part_head(&self.boundary, self.at > 0)));
         }

@@ -320,6 +320,11 @@ impl Spool {
         self.blocking(move |shared| ObjectReader::open(shared, id)).await
     }
 
+    /// Opens it for who will send all of it: a small object is read and checked at once, as long as there is memory.
+    pub async fn load(&self, id: EntryId) -> Result<ObjectReader, SpoolError> {
+        self.blocking(move |shared| ObjectReader::open(shared, id)?.loaded(&shared.loaded)).await
+    }
+
     /// Held entries with this SOP Instance UID, oldest first (conflicts included).
     pub async fn with_sop_instance_uid(&self, uid: &Uid) -> Result<Vec<EntryId>, SpoolError> {
         let uid = uid.clone();

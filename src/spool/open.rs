@@ -22,6 +22,7 @@ use super::entry::{Fact, LogPosition};
 use super::failure::{self, Failure};
 use super::maintenance::Maintenance;
 use super::projection::{self, Published};
+use super::reader::LOADED_BUDGET;
 use super::recent::Recent;
 use super::recovery::{self, Folders, Report};
 use super::scrub;
@@ -139,6 +140,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         disk,
         damage,
         checks: tokio::sync::Semaphore::new(CHECKS),
+        loaded: Arc::new(tokio::sync::Semaphore::new(LOADED_BUDGET)),
         maintenance,
         comparer,
         hurry,

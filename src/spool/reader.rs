@@ -10,6 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::io::ReadWriteFlags;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::damage::Damage;
 use super::entry::{EntryId, Fact, SpoolEntry};
@@ -17,6 +18,12 @@ use super::record::Payload;
 use super::segment::Segment;
 use super::shared::Shared;
 use super::{SpoolError, scan};
+
+/// Bytes that all loaded objects together may take.
+pub const LOADED_BUDGET: usize = 8 << 20;
+
+/// The largest object that is loaded.
+const MOST_LOADED: u64 = 1 << 20;
 
 /// Bytes that are read and hashed without leaving the runtime's thread: some 40 µs.
 const IN_PLACE: usize = 64 * 1024;
@@ -48,6 +55,20 @@ enum Source {
     Log { segment: Arc<Segment>, offset: u64 },
     /// The Part 10 header stands in the log, the data set in a file.
     Large { prefix: Bytes, file: Arc<File> },
+    /// All of it.
+    Memory(Bytes),
+}
+
+/// Gives its room back when nobody holds a part of it any more.
+struct Loaded {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Loaded {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl ObjectReader {
@@ -89,6 +110,18 @@ impl ObjectReader {
         Ok(ObjectReader { entry: Arc::new(*entry), source, check, damage })
     }
 
+    /// With its bytes in memory, checked, when it is small and `room` has as many. Blocks.
+    pub(super) fn loaded(mut self, room: &Arc<Semaphore>) -> Result<ObjectReader, SpoolError> {
+        let length = self.len();
+        if length > MOST_LOADED {
+            return Ok(self);
+        }
+        let Ok(room) = room.clone().try_acquire_many_owned(length as u32) else { return Ok(self) };
+        let bytes = self.read(0, length as usize)?;
+        self.source = Source::Memory(Bytes::from_owner(Loaded { bytes, _room: room }));
+        Ok(self)
+    }
+
     /// Length of the whole Part 10 file.
     pub fn len(&self) -> u64 {
         u64::from(self.entry.prefix_length) + self.entry.data_set_length
@@ -101,7 +134,7 @@ impl ObjectReader {
     /// As [`ObjectReader::read`], but it may give fewer bytes anywhere: it takes what is in memory where it is, and
     /// goes to a blocking thread only for what the disk has to bring.
     pub async fn read_at(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
-        if let Some(bytes) = self.source.in_memory(offset, self.left(offset, max.min(IN_PLACE))) {
+        if let Some(bytes) = self.source.in_memory(offset, self.left(offset, max)) {
             return self.checked(offset, bytes).map_err(|error| self.unreadable(error));
         }
         let reader = self.clone();
@@ -130,12 +163,13 @@ impl ObjectReader {
         self.read(u64::from(self.entry.prefix_length) + offset, max)
     }
 
-    /// Whether the data set still has its SHA-256. Blocks while it reads all of it.
+    /// Whether the data set still has its SHA-256, or had when it was loaded. Blocks while it reads all of it.
     pub fn is_intact(&self) -> Result<bool, SpoolError> {
         let prefix = u64::from(self.entry.prefix_length);
         let (file, offset) = match &self.source {
             Source::Log { segment, offset } => (&segment.file, offset + prefix),
             Source::Large { file, .. } => (&**file, 0),
+            Source::Memory(_) => return Ok(true),
         };
         let expected = self.entry.data_set_sha256;
         let is_intact = scan::has_digest(file, offset, self.entry.data_set_length, &expected.0)
@@ -184,15 +218,18 @@ impl Check {
 }
 
 impl Source {
-    /// What the page cache has of it, when it has all of it. Does not wait for the disk; an error is found again by who
-    /// then reads it.
+    /// What can be had without waiting for the disk; of a file, only so much as takes no time. An error is found again
+    /// by who then reads it.
     fn in_memory(&self, offset: u64, length: usize) -> Option<Bytes> {
         let (file, offset) = match self {
             Source::Log { segment, offset: begin } => (&segment.file, begin + offset),
             Source::Large { prefix, file } => (&**file, offset.checked_sub(prefix.len() as u64)?),
+            Source::Memory(all) => return Some(part(all, offset, length)),
         };
+        let length = length.min(IN_PLACE);
         let mut bytes = vec![0; length];
-        let read = rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT);
+        let read =
+            rustix::io::preadv2(file, &mut [IoSliceMut::new(&mut bytes)], offset, ReadWriteFlags::NOWAIT);
         (read == Ok(length)).then(|| bytes.into())
     }
 
@@ -202,6 +239,7 @@ impl Source {
             Source::Log { segment, offset: begin } => {
                 read_to(&segment.file, begin + offset, &mut bytes, length)?;
             }
+            Source::Memory(all) => return Ok(part(all, offset, length)),
             Source::Large { prefix, file } => {
                 let header = prefix.get(offset as usize..).unwrap_or_default();
                 bytes.extend_from_slice(&header[..header.len().min(length)]);
@@ -211,6 +249,11 @@ impl Source {
         }
         Ok(bytes.into())
     }
+}
+
+fn part(all: &Bytes, offset: u64, length: usize) -> Bytes {
+    let begin = all.len().min(offset as usize);
+    all.slice(begin..all.len().min(begin + length))
 }
 
 /// Reads on at `offset` of the file until there are `length` bytes, into room that nobody has to clear before.

@@ -52,6 +52,8 @@ pub struct Shared {
     pub damage: Arc<Damage>,
     /// Resends whose held copies are read at the same time.
     pub checks: tokio::sync::Semaphore,
+    /// Bytes that may yet be read ahead for those who send objects.
+    pub loaded: Arc<tokio::sync::Semaphore>,
     pub maintenance: Sender<()>,
     /// Wakes whoever compares conflicts.
     pub comparer: Sender<()>,

@@ -2,6 +2,9 @@
 //! bytes as they came, when Accept admits their transfer syntax. Nothing is held but one chunk,
 //! and of a large study one page of its index.
 
+use std::pin::pin;
+
+use futures_util::{Stream, StreamExt, stream};
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Body, Response};
 
@@ -14,10 +17,10 @@ use crate::http::body::{BodySink, ClientGone, streamed};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::index::Located;
-use crate::spool::{ObjectReader, Spool};
+use crate::spool::{ObjectReader, Spool, SpoolError};
 
 /// Bytes of an object read at once; a few times as many wait for the client.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 128 * 1024;
 
 /// `GET /studies/{study}` and `GET /studies/{study}/series/{series}`
 pub async fn retrieve_many(call: Call) -> Result<Response, ApiError> {
@@ -66,8 +69,10 @@ fn multipart(call: &Call, resource: Resource, survey: Survey, syntaxes: Syntaxes
             |located: &Located| located.freed.is_none() && syntaxes.admits(&located.transfer_syntax_uid);
         let mut page = Some(survey.first);
         while let Some(Page { rows, next }) = page {
-            for located in rows.iter().filter(|located| admits(located)) {
-                if send_part(&state.spool, located, &framing, &base, &sink).await.is_err() {
+            let wanted = rows.into_iter().filter(&admits).collect();
+            let mut objects = pin!(opened(state.spool.clone(), wanted));
+            while let Some((located, object)) = objects.next().await {
+                if send_part(object, &located, &framing, &base, &sink).await.is_err() {
                     return;
                 }
             }
@@ -81,16 +86,31 @@ fn multipart(call: &Call, resource: Resource, survey: Survey, syntaxes: Syntaxes
     response
 }
 
+/// The objects in this order. The next one is opened while one is sent.
+fn opened(
+    spool: Spool,
+    wanted: Vec<Located>,
+) -> impl Stream<Item = (Located, Result<ObjectReader, SpoolError>)> + Send {
+    let open = move |located: Located| {
+        let spool = spool.clone();
+        async move {
+            let object = spool.load(located.entry).await;
+            (located, object)
+        }
+    };
+    stream::iter(wanted).map(open).buffered(2)
+}
+
 /// One part. An object that can't be read breaks the response off: to leave it out silently would
 /// pass an incomplete study as a whole one.
 async fn send_part(
-    spool: &Spool,
+    object: Result<ObjectReader, SpoolError>,
     located: &Located,
     framing: &Framing,
     base: &str,
     sink: &BodySink,
 ) -> Result<(), ClientGone> {
-    let reader = match spool.open(located.entry).await {
+    let reader = match object {
         Ok(reader) => reader,
         Err(error) => {
             report_unreadable(located.entry, &error);
