@@ -101,7 +101,7 @@ async fn a_data_set_and_a_file_of_it_are_the_same_object() {
 
     let reader = bench.spool.open(first.entry).await.unwrap();
     assert_eq!(reader.entry.attributes.get(dicom_dictionary_std::tags::PATIENT_ID), Some("P1"));
-    let stored = reader.read_at(0, usize::MAX).await.unwrap();
+    let stored = reader.read(0, usize::MAX).unwrap();
     assert_eq!(stored.as_ref(), file);
     bench.spool.close();
 }

@@ -92,10 +92,19 @@ async fn store(spool: &Spool, uid: &str, bytes: Bytes) -> Result<Committed, Spoo
 
 async fn read(spool: &Spool, id: EntryId) -> Bytes {
     let reader = spool.open(id).await.unwrap();
-    let mut read = reader.read_at(0, usize::MAX).await.unwrap();
     assert!(reader.is_intact().unwrap());
+    let mut read = reader.read(0, usize::MAX).unwrap();
+    assert_eq!(in_pieces(&reader).await, read);
+    assert_eq!(in_pieces(&spool.load(id).await.unwrap()).await, read);
     assert_eq!(read.split_to(PREFIX.len()), PREFIX);
-    assert_eq!(read, reader.read_at(PREFIX.len() as u64, usize::MAX).await.unwrap());
+    read
+}
+
+async fn in_pieces(reader: &ObjectReader) -> Vec<u8> {
+    let mut read = Vec::new();
+    while (read.len() as u64) < reader.len() {
+        read.extend_from_slice(&reader.read_at(read.len() as u64, 100_000).await.unwrap());
+    }
     read
 }
 
