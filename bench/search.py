@@ -12,12 +12,21 @@ from bench.servers import Node, Orthanc, running
 JSON = "application/dicom+json"
 UIDS = "1.2.826.0.1.3680043.10.1338.113.1"
 LAST = "SMITH JONES TANAKA MULLER GARCIA ROSSI NOVAK DUBOIS SILVA KIM".split()
+
+
+def days(studies, n):
+    """As many days as some 30 studies are of; the generator spreads them over ten years of 360 days."""
+    first = n * 7 % 3000
+    last = first + 108_000 // studies - 1
+    return "-".join(f"{2015 + day // 360}{1 + day % 360 // 30:02}{1 + day % 30:02}" for day in (first, last))
+
+
 # A question, by the number of studies there are and the number of the question.
 QUESTIONS = {
     "limit=100": lambda studies, n: f"limit=100&offset={n % (studies - 100)}",
     "PatientID": lambda studies, n: f"PatientID=PID{n % (studies // 10):07}&limit={50 + n}",
     "name wildcard": lambda studies, n: f"PatientName={LAST[n % 10]}000{n // 10 % 5}*&limit={50 + n}",
-    "date range": lambda studies, n: f"StudyDate=20180101-201801{10 + n % 10}&limit={50 + n}",
+    "date range": lambda studies, n: f"StudyDate={days(studies, n)}&limit={50 + n}",
     "StudyInstanceUID": lambda studies, n: f"StudyInstanceUID={UIDS}.{n * 7 % studies}&limit={50 + n}",
 }
 # Requests of a round: enough for a p99 where answers are quick, not more than a minute where they are slow.
@@ -72,9 +81,10 @@ def ask(journal, server, size, studies, number):
         journal.add(f"QIDO {size} {name} warm", server.name, number, **get(server, cold[:1] * count, 8))
     if number == 0:
         journal.add(f"matches {size}", server.name, 0, **matches(server, studies))
-    options = ["--count", count, "--from", number, "--step", max(1, studies // count)]
+    finds = min(count, studies - number)
+    options = ["--count", finds, "--from", number, "--step", max(1, (studies - number) // finds)]
     figures = server.load("find", server.address, server.ae_title, *options, *FIND)
-    assert figures["matches"] == count, figures
+    assert figures["matches"] == finds, figures
     journal.add(f"C-FIND {size} StudyInstanceUID", server.name, number, **figures)
 
 
