@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
-use tokio::task::JoinHandle;
 
 use super::destination::{Failure, Listed, Transport, Verdict};
 use super::http::WebClient;
@@ -21,7 +20,7 @@ use crate::config::Verify;
 use crate::dicom::status::Status;
 use crate::dicom::transfer_syntax::{EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN};
 use crate::dimse::scu::{Association, Peer, Proposal, ScuError};
-use crate::spool::{EntryId, ObjectReader, Spool, SpoolEntry, SpoolError};
+use crate::spool::{ObjectReader, SpoolEntry};
 
 /// PS3.4 §A.4.
 const VERIFICATION: &str = "1.2.840.10008.1.1";
@@ -40,7 +39,6 @@ pub struct DimseTransport {
     /// Asked instead of the peer.
     query: Option<WebClient>,
     open: Option<Open>,
-    ahead: Option<Ahead>,
     /// What was sent lately, newest first: proposed again, so that the next batch finds its context.
     seen: VecDeque<Context>,
 }
@@ -55,19 +53,6 @@ struct Open {
     last_used: Instant,
 }
 
-/// The next object, opened while one is sent.
-struct Ahead {
-    entry: EntryId,
-    opened: JoinHandle<Result<ObjectReader, SpoolError>>,
-}
-
-impl Ahead {
-    fn open(spool: &Spool, entry: EntryId) -> Ahead {
-        let spool = spool.clone();
-        Ahead { entry, opened: tokio::spawn(async move { spool.load(entry).await }) }
-    }
-}
-
 /// How a C-STORE ended without an answer.
 enum Trouble {
     Scu(ScuError),
@@ -78,7 +63,7 @@ enum Trouble {
 impl DimseTransport {
     pub fn new(lane: Arc<Lane>, peer: Peer) -> Result<Self, Failure> {
         let query = lane.destination.query.clone().map(WebClient::new).transpose()?;
-        Ok(Self { lane, peer, query, open: None, ahead: None, seen: VecDeque::new() })
+        Ok(Self { lane, peer, query, open: None, seen: VecDeque::new() })
     }
 
     async fn association(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<Open, Failure> {
@@ -140,26 +125,8 @@ impl DimseTransport {
         Listed::of(asked)
     }
 
-    /// Opens the first of `entries`, and meanwhile begins with the next.
-    async fn object(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<ObjectReader, SpoolError> {
-        let (spool, entry) = (&self.lane.spool, entries[0].id);
-        let next = entries.get(1).map(|next| Ahead::open(spool, next.id));
-        match std::mem::replace(&mut self.ahead, next) {
-            Some(ahead) if ahead.entry == entry => match ahead.opened.await {
-                Ok(object) => object,
-                Err(_) => spool.load(entry).await,
-            },
-            _ => spool.load(entry).await,
-        }
-    }
-
-    /// One C-STORE on `open`, of the first of `entries`. The association is kept if it is still good.
-    async fn store(
-        &mut self,
-        mut open: Open,
-        entries: &[Arc<SpoolEntry>],
-    ) -> Result<Verdict, (Trouble, Duration)> {
-        let entry = &entries[0];
+    /// One C-STORE on `open`. The association is kept if it is still good.
+    async fn store(&mut self, mut open: Open, entry: &SpoolEntry) -> Result<Verdict, (Trouble, Duration)> {
         let idle = open.last_used.elapsed();
         let (class, syntax) = (entry.sop_class_uid.as_str(), entry.transfer_syntax_uid.as_str());
         if open.association.context(class, syntax).is_none() {
@@ -168,7 +135,7 @@ impl DimseTransport {
                 "accepts no presentation context for SOP class {class} in transfer syntax {syntax}"
             )));
         }
-        let reader = match self.object(entries).await {
+        let reader = match self.lane.spool.load(entry.id).await {
             Ok(reader) => reader,
             Err(error) => {
                 self.open = Some(open);
@@ -240,7 +207,7 @@ impl Transport for DimseTransport {
 
     async fn send(&mut self, entries: &[Arc<SpoolEntry>]) -> Result<Vec<Verdict>, Failure> {
         let open = self.association(entries).await?;
-        let (trouble, idle) = match self.store(open, entries).await {
+        let (trouble, idle) = match self.store(open, &entries[0]).await {
             Ok(verdict) => return Ok(vec![verdict]),
             Err(trouble) => trouble,
         };
@@ -249,14 +216,13 @@ impl Transport for DimseTransport {
         }
         // It may have been closed while it lay idle: a fresh one tells.
         let open = self.association(entries).await?;
-        match self.store(open, entries).await {
+        match self.store(open, &entries[0]).await {
             Ok(verdict) => Ok(vec![verdict]),
             Err((trouble, _)) => Err(failure(trouble, self.peer.timeout)),
         }
     }
 
     async fn rest(&mut self) {
-        self.ahead = None;
         if let Some(open) = self.open.take() {
             open.association.release().await;
         }
