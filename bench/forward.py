@@ -1,5 +1,6 @@
 """Forwarding to a sink that answers and forgets, and the memory that a 300 MB object costs on all its ways."""
 
+import os
 import time
 
 from bench.journal import rounds_of
@@ -14,7 +15,8 @@ class FileSink(Storescp):
     ae_title = "SINK"
 
     def arrived(self):
-        return sum(1 for _ in (self.folder / "data").iterdir())
+        # Asked often, while two cores are measured: this takes a tenth of what `iterdir` does.
+        return len(os.listdir(self.folder / "data"))
 
     def bytes(self):
         return sum(file.stat().st_size for file in (self.folder / "data").iterdir())
@@ -36,7 +38,7 @@ def many(server_class, count, connections):
         figures = server.load(
             "send", server.address, server.ae_title, "b", "--count", count, "--connections", connections
         )
-        wait_until(lambda: sink.arrived() >= count and sink.bytes() >= figures["mb"] * 1e6, "all arrived", 120, 0.002)
+        wait_until(lambda: sink.arrived() >= count and sink.bytes() >= figures["mb"] * 1e6, "all arrived", 120, 0.005)
         end = time.time()
         return {"per_second": count / (end - begun), "lag_seconds": end - figures["last_answer"]}
 
