@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, ready};
+use futures_util::{Stream, StreamExt, ready, stream};
 use poem::Body;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -45,7 +45,7 @@ impl LimitedBody {
         Self { inner: Box::pin(body.into_bytes_stream()), limit, received: 0, pace: Pace::new(stall) }
     }
 
-    fn take(&mut self, chunk: Bytes) -> io::Result<Bytes> {
+    fn admit(&mut self, chunk: Bytes) -> io::Result<Bytes> {
         self.received = self.received.saturating_add(chunk.len() as u64);
         if self.received > self.limit {
             return Err(io::Error::other(BodyFault::TooLarge { limit: self.limit }));
@@ -60,7 +60,7 @@ impl Stream for LimitedBody {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.inner.as_mut().poll_next(cx) {
-            Poll::Ready(Some(Ok(chunk))) => Poll::Ready(Some(self.take(chunk))),
+            Poll::Ready(Some(Ok(chunk))) => Poll::Ready(Some(self.admit(chunk))),
             Poll::Ready(other) => Poll::Ready(other),
             Poll::Pending => {
                 ready!(self.pace.poll_stalled(cx));
@@ -144,14 +144,17 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, mut receiver) = mpsc::channel(AHEAD);
-    tokio::spawn(produce(BodySink { chunks: sender, stall }));
-    Body::from_bytes_stream(futures_util::stream::poll_fn(move |cx| receiver.poll_recv(cx)))
+    let producer = tokio::spawn(produce(BodySink { chunks: sender, stall }));
+    let chunks = stream::poll_fn(move |cx| receiver.poll_recv(cx));
+    // One that panicked must not look as if it were done.
+    let broken_off = stream::once(producer)
+        .filter_map(async |ended| ended.err().map(|_| Err(io::Error::other("it could not be made"))));
+    Body::from_bytes_stream(chunks.chain(broken_off))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::StreamExt;
 
     fn body_of(chunks: Vec<&'static str>) -> Body {
         Body::from_bytes_stream(futures_util::stream::iter(
@@ -184,6 +187,15 @@ mod tests {
         };
         assert_eq!(BodyFault::of(&error), Some(BodyFault::Stalled));
         assert!(began.elapsed() >= stall);
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_panics_breaks_the_body_off() {
+        let body = streamed(Duration::from_secs(9), |sink| async move {
+            sink.send(Bytes::from_static(b"chunk")).await.unwrap();
+            panic!("for the test");
+        });
+        assert!(body.into_bytes().await.is_err(), "it looks whole");
     }
 
     #[tokio::test]
