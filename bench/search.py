@@ -81,8 +81,9 @@ def ask(journal, server, size, studies, number):
         journal.add(f"QIDO {size} {name} warm", server.name, number, **get(server, cold[:1] * count, 8))
     if number == 0:
         journal.add(f"matches {size}", server.name, 0, **matches(server, studies))
-    finds = min(count, studies - number)
-    options = ["--count", finds, "--from", number, "--step", max(1, (studies - number) // finds)]
+    # Other studies in each round: an answer that was kept would be compared with one that was looked up.
+    finds = min(count, studies // journal.rounds)
+    options = ["--count", finds, "--from", number, "--step", studies // finds]
     figures = server.load("find", server.address, server.ae_title, *options, *FIND)
     assert figures["matches"] == finds, figures
     journal.add(f"C-FIND {size} StudyInstanceUID", server.name, number, **figures)
