@@ -169,7 +169,9 @@ async fn convert(
     let uri = format!("{}/bulkdata", located.url(&state.dicomweb_url()));
     let reader = MetadataReader::new(&syntax_of(&located), scan_limits(state), &uri);
     let object = state.spool.open(located.entry).await?;
-    let converted = tokio::task::spawn_blocking(move || Ok(write(&read(&object, reader)?).into()));
+    // Of its own length, by which it is weighed when it is kept.
+    let exactly = |text: String| Bytes::from(text.into_boxed_str().into_boxed_bytes());
+    let converted = tokio::task::spawn_blocking(move || Ok(exactly(write(&read(&object, reader)?))));
     converted
         .await
         .unwrap_or_else(|ended| Err(SpoolError::Failed(format!("a conversion ended: {ended}")).into()))
