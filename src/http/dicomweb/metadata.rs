@@ -3,8 +3,10 @@
 //! Pixels are not read, so an object's SHA-256 is not checked here: an object that is known to be
 //! damaged is refused, and the scrub reads them all.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, Stream, StreamExt};
 use poem::http::{Method, StatusCode, header};
 use poem::{Body, Response};
 use thiserror::Error;
@@ -50,7 +52,7 @@ pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
         partial_content(&mut response, &survey);
     }
     if call.request.method() != Method::HEAD {
-        response.set_body(body(&call, resource, survey, form));
+        response.set_body(body(&call, resource, survey, form).await?);
     }
     Ok(response)
 }
@@ -81,6 +83,17 @@ pub fn scan_limits(state: &HttpState) -> ScanLimits {
 }
 
 impl ReadError {
+    /// As the answer to a request.
+    fn answer(self, entry: EntryId) -> ApiError {
+        match self {
+            ReadError::Spool(error) => error.into(),
+            ReadError::Scan(_) => {
+                self.report(entry);
+                ApiError::internal()
+            }
+        }
+    }
+
     pub fn report(&self, entry: EntryId) {
         match self {
             ReadError::Spool(error) => report_unreadable(entry, error),
@@ -114,14 +127,18 @@ impl Form {
     }
 }
 
-fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Body {
+/// The first object is read before the status is answered: it may have been freed since the index was asked.
+async fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Result<Body, ApiError> {
     let state = call.state.clone();
-    streamed(state.limits.http_stall, move |sink| async move {
-        let (mut page, mut is_first, mut body) = (Some(survey.first), true, Vec::new());
-        while let Some(Page { rows, next }) = page {
-            let held = rows.into_iter().filter(|located| located.freed.is_none());
-            let converting = stream::iter(held.map(|located| text_of(&state, located, &form)));
-            let mut converted = converting.buffered(AHEAD);
+    let is_json = matches!(form, Form::Json);
+    let Page { rows, mut next } = survey.first;
+    let mut converted = Box::pin(texts(state.clone(), rows, is_json).peekable());
+    if let Some((entry, Err(error))) = converted.as_mut().next_if(|(_, text)| text.is_err()).await {
+        return Err(error.answer(entry));
+    }
+    Ok(streamed(state.limits.http_stall, move |sink| async move {
+        let (mut is_first, mut body) = (true, Vec::new());
+        loop {
             while let Some((entry, text)) = converted.next().await {
                 let text = match text {
                     Ok(text) => text,
@@ -136,25 +153,43 @@ fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Body {
                     return;
                 }
             }
-            page = match resource.page_after(&state.index, next).await {
-                Ok(page) => page,
+            match resource.page_after(&state.index, next).await {
+                Ok(None) => break,
+                Ok(Some(page)) => {
+                    next = page.next;
+                    converted = Box::pin(texts(state.clone(), page.rows, is_json).peekable());
+                }
                 Err(_) => return sink.fail("the index does not answer").await,
-            };
+            }
         }
         form.end(&mut body);
         let _ = sink.send(body.into()).await;
-    })
+    }))
 }
 
-async fn text_of(state: &HttpState, located: Located, form: &Form) -> (EntryId, Result<Bytes, ReadError>) {
+/// The metadata of those that are held, in this order, some made at the same time.
+fn texts(
+    state: Arc<HttpState>,
+    rows: Vec<Located>,
+    is_json: bool,
+) -> impl Stream<Item = (EntryId, Result<Bytes, ReadError>)> + Send {
+    let held = rows.into_iter().filter(|located| located.freed.is_none());
+    stream::iter(held).map(move |located| text_of(state.clone(), located, is_json)).buffered(AHEAD)
+}
+
+async fn text_of(
+    state: Arc<HttpState>,
+    located: Located,
+    is_json: bool,
+) -> (EntryId, Result<Bytes, ReadError>) {
     let entry = located.entry;
-    if matches!(form, Form::Xml(_)) {
-        return (entry, convert(state, located, xml::document).await);
+    if !is_json {
+        return (entry, convert(&state, located, xml::document).await);
     }
     if let Some(text) = state.metadata.get(entry).await {
         return (entry, Ok(text));
     }
-    let text = convert(state, located, |dataset| json::object(dataset).to_string()).await;
+    let text = convert(&state, located, |dataset| json::object(dataset).to_string()).await;
     if let Ok(text) = &text {
         state.metadata.keep(entry, text.clone()).await;
     }

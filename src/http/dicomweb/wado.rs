@@ -2,8 +2,6 @@
 //! bytes as they came, when Accept admits their transfer syntax. Nothing is held but one chunk,
 //! and of a large study one page of its index.
 
-use std::pin::pin;
-
 use futures_util::{Stream, StreamExt, stream};
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Body, Response};
@@ -30,7 +28,7 @@ pub async fn retrieve_many(call: Call) -> Result<Response, ApiError> {
         .survey(&call.state.index, |located| accept.multipart.admits(&located.transfer_syntax_uid))
         .await?;
     survey.check()?;
-    Ok(multipart(&call, resource, survey, accept.multipart))
+    multipart(&call, resource, survey, accept.multipart).await
 }
 
 /// `GET /studies/{study}/series/{series}/instances/{instance}`
@@ -45,11 +43,17 @@ pub async fn retrieve_instance(call: Call) -> Result<Response, ApiError> {
     survey.check()?;
     match survey.first.rows.first() {
         Some(located) if accept.prefers_single(&located.transfer_syntax_uid) => single(&call, located).await,
-        _ => Ok(multipart(&call, resource, survey, accept.multipart)),
+        _ => multipart(&call, resource, survey, accept.multipart).await,
     }
 }
 
-fn multipart(call: &Call, resource: Resource, survey: Survey, syntaxes: Syntaxes) -> Response {
+/// The first object is opened before the status is answered: it may have been freed since the index was asked.
+async fn multipart(
+    call: &Call,
+    resource: Resource,
+    survey: Survey,
+    syntaxes: Syntaxes,
+) -> Result<Response, ApiError> {
     let framing = Framing::new();
     let mut response = Response::builder()
         .status(StatusCode::OK)
@@ -60,30 +64,38 @@ fn multipart(call: &Call, resource: Resource, survey: Survey, syntaxes: Syntaxes
         partial_content(&mut response, &survey);
     }
     if call.request.method() == Method::HEAD {
-        return response;
+        return Ok(response);
     }
     let state = call.state.clone();
     let base = state.dicomweb_url();
+    let wanted = move |rows: Vec<Located>| {
+        let admits = |row: &Located| row.freed.is_none() && syntaxes.admits(&row.transfer_syntax_uid);
+        rows.into_iter().filter(admits).collect()
+    };
+    let Page { rows, mut next } = survey.first;
+    let mut objects = Box::pin(opened(state.spool.clone(), wanted(rows)).peekable());
+    if let Some((_, unreadable)) = objects.as_mut().next_if(|(_, object)| object.is_err()).await {
+        unreadable?;
+    }
     response.set_body(streamed(state.limits.http_stall, move |sink| async move {
-        let admits =
-            |located: &Located| located.freed.is_none() && syntaxes.admits(&located.transfer_syntax_uid);
-        let mut page = Some(survey.first);
-        while let Some(Page { rows, next }) = page {
-            let wanted = rows.into_iter().filter(&admits).collect();
-            let mut objects = pin!(opened(state.spool.clone(), wanted));
+        loop {
             while let Some((located, object)) = objects.next().await {
                 if send_part(object, &located, &framing, &base, &sink).await.is_err() {
                     return;
                 }
             }
-            page = match resource.page_after(&state.index, next).await {
-                Ok(page) => page,
+            match resource.page_after(&state.index, next).await {
+                Ok(None) => break,
+                Ok(Some(page)) => {
+                    next = page.next;
+                    objects = Box::pin(opened(state.spool.clone(), wanted(page.rows)).peekable());
+                }
                 Err(_) => return sink.fail("the index does not answer").await,
-            };
+            }
         }
         let _ = sink.send(framing.close()).await;
     }));
-    response
+    Ok(response)
 }
 
 /// The objects in this order. The next one is opened while one is sent.
