@@ -226,7 +226,7 @@ class RelayPacs(Started):
             **options,
         )
         if check and done.returncode != 0:
-            raise AssertionError(f"relaypacs {' '.join(map(str, arguments))}: {done.returncode}\n{done.stderr}")
+            raise AssertionError(f"relaypacs {' '.join(map(str, arguments))}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
     def lines(self, *arguments):

@@ -12,7 +12,7 @@ FIRST_RECORD = 4096
 # Magic, payload, generation, sequence, acked_through, lengths of meta, prefix and data set, SHA-256, two checksums.
 HEADER = struct.Struct("<4sB3xI4xQQIIQ32sII")
 SEGMENT_HEADER = 16
-NONE, INLINE, LARGE = 0, 1, 2
+NONE, INLINE, LARGE, VOID = 0, 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,9 @@ def records_of(path):
         magic, payload, of, sequence, acked, meta_length, prefix_length, data_set_length, *_ = HEADER.unpack_from(data, at)
         if magic != b"RPr1" or of != generation:
             return
+        if payload == VOID:
+            at += HEADER.size + data_set_length
+            continue
         meta = json.loads(data[at + HEADER.size : at + HEADER.size + meta_length])
         received = meta["fact"].get("received")
         uid = received["key"]["sop_instance_uid"] if received else None

@@ -1,10 +1,18 @@
 """The short form of the campaign: each fail point once, and random times between."""
 
+import contextlib
 import os
+import shutil
 
 import pytest
 
+import clients
+import instances
+from crash import spool_files
 from crash.kill import FAIL_POINTS, Lost, Rig, series
+from pdu import Closed
+from subject import RelayPacs
+from waiting import wait_until
 
 pytestmark = pytest.mark.relaypacs
 
@@ -16,6 +24,38 @@ def test_nothing_acknowledged_is_lost_whenever_the_node_is_killed():
     print(report)
     assert set(report["at_fail_points"]) == set(FAIL_POINTS)
     assert report["acknowledged"] > 100
+
+
+def test_what_a_crash_tore_and_nobody_was_answered_for_is_no_loss_later():
+    torn, kept = instances.instance(pixel_bytes=60_000), instances.instance(pixel_bytes=60_000)
+    node = RelayPacs({}, database="sqlite")
+    try:
+        node.start(RELAYPACS_FAILPOINT="record_appended@1")
+        with contextlib.suppress(Closed, OSError, AssertionError):
+            clients.store(node, [torn])
+        wait_until(node.died, "it is killed", 20)
+        end_is_missing(node)
+        node.environment = {}
+        node.start()
+        clients.store_all(node, [kept])
+        node.kill()
+        # The log is replayed from its beginning, by marks that were written later.
+        shutil.rmtree(node.queue_files()[0].parent)
+        node.start()
+        node.run("spool", "verify")
+        assert node.held() == {kept.sop_instance: [kept.sha256]}
+        assert "relaypacs_acked_object_missing 0" in node.metrics().splitlines()
+    finally:
+        node.remove()
+
+
+def end_is_missing(node):
+    """The second half of the last record never reached the disk."""
+    record = spool_files.records(node.folder / "data" / "spool")[-1]
+    with record.path.open("r+b") as file:
+        begin, length = record.parts()["data set"]
+        file.seek(begin + length // 2)
+        file.write(bytes(length // 2))
 
 
 def test_the_rig_notices_a_loss_and_a_change():

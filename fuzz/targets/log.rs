@@ -35,6 +35,12 @@ pub fn run(data: &[u8]) {
             offset += record.header.record_length();
             continue;
         }
+        if let Found::Void(header) = found {
+            assert_eq!(header.generation, GENERATION);
+            sequence = header.sequence.max(sequence);
+            offset += header.record_length();
+            continue;
+        }
         if let Found::Damaged(header) = found {
             assert_eq!(header.generation, GENERATION);
             assert!(looks_begun(&disk, &segment, offset).expect("memory can be read"));

@@ -40,6 +40,7 @@ mod segment;
 mod shared;
 mod stage;
 mod state;
+mod torn;
 
 pub use batch::Verdict;
 pub use capacity::Capacity;

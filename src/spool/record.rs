@@ -28,6 +28,9 @@ pub enum Payload {
     Inline,
     /// In a file of its own, which the meta names.
     Large,
+    /// What stood here was torn by a crash and never answered: recovery has put this in its place, and nothing of it
+    /// is read again. `data_set_length` is what is to be passed over.
+    Void,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +62,27 @@ pub struct Meta {
 }
 
 impl RecordHeader {
+    /// In place of what lies in `length` bytes and was numbered up to `sequence`.
+    pub fn void(generation: u32, sequence: u64, acked_through: u64, length: u64) -> RecordHeader {
+        RecordHeader {
+            payload: Payload::Void,
+            generation,
+            sequence,
+            acked_through,
+            meta_length: 0,
+            prefix_length: 0,
+            data_set_length: length - HEADER_LENGTH as u64,
+            data_set_sha256: [0; 32],
+            body_crc: 0,
+        }
+    }
+
     /// Bytes of the record in the segment, padding included.
     pub fn record_length(&self) -> u64 {
-        let inline = if self.payload == Payload::Inline { self.data_set_length } else { 0 };
+        let inline = match self.payload {
+            Payload::Inline | Payload::Void => self.data_set_length,
+            Payload::None | Payload::Large => 0,
+        };
         (HEADER_LENGTH as u64 + u64::from(self.meta_length) + u64::from(self.prefix_length) + inline)
             .next_multiple_of(ALIGNMENT)
     }
@@ -73,6 +94,7 @@ impl RecordHeader {
             Payload::None => 0,
             Payload::Inline => 1,
             Payload::Large => 2,
+            Payload::Void => 3,
         };
         out[8..12].copy_from_slice(&self.generation.to_le_bytes());
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
@@ -98,6 +120,7 @@ impl RecordHeader {
                 0 => Payload::None,
                 1 => Payload::Inline,
                 2 => Payload::Large,
+                3 => Payload::Void,
                 _ => return None,
             },
             generation: u32_at(bytes, 8),
@@ -111,7 +134,7 @@ impl RecordHeader {
         };
         let fits = header.meta_length <= MAX_META
             && header.prefix_length <= MAX_PREFIX
-            && (header.payload != Payload::Inline || header.data_set_length <= MAX_INLINE);
+            && (header.payload == Payload::Large || header.data_set_length <= MAX_INLINE);
         fits.then_some(header)
     }
 }

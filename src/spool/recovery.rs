@@ -16,6 +16,8 @@ use super::queue::{Queue, QueueError};
 use super::record::{HEADER_LENGTH, Payload, RecordHeader};
 use super::scan::{self, Found, Record};
 use super::segment::{FIRST_RECORD, Segment, Segments};
+use super::state::Place;
+use super::torn::{self, Torn};
 use super::{SpoolError, committer::Head};
 
 /// Records applied to the projection at once.
@@ -98,6 +100,7 @@ pub fn replay(
         sequence: queue.sequence()?,
         acked_through: 0,
         doubtful_from: None,
+        read_until: 0,
         end: None,
     };
     let start = queue.position()?;
@@ -106,7 +109,7 @@ pub fn replay(
         let from = if segment.generation == start.generation() { start.offset() } else { FIRST_RECORD };
         replay.segment(&segment, from)?;
     }
-    replay.finish()
+    replay.finish(segments)
 }
 
 /// What stands in the log, in its order, until it is known whether it was acknowledged.
@@ -114,8 +117,8 @@ enum Replayed {
     Intact(Published),
     /// An object whose bytes are not those that were received.
     Damaged(Published),
-    /// Records with these numbers, of which nothing can be read.
-    Unreadable(RangeInclusive<u64>),
+    /// Records with these numbers, of which nothing can be read, and where they lie.
+    Unreadable(RangeInclusive<u64>, Torn),
 }
 
 impl Replayed {
@@ -124,7 +127,7 @@ impl Replayed {
         match self {
             Replayed::Intact(_) => true,
             Replayed::Damaged(published) => published.sequence <= acked_through,
-            Replayed::Unreadable(numbers) => *numbers.end() <= acked_through,
+            Replayed::Unreadable(numbers, _) => *numbers.end() <= acked_through,
         }
     }
 }
@@ -141,6 +144,8 @@ struct Replay<'a> {
     acked_through: u64,
     /// Where what can't be read begins, until something that can follows it in its segment.
     doubtful_from: Option<u64>,
+    /// Where the last record that can be read ends in its segment.
+    read_until: u64,
     end: Option<(Arc<Segment>, u64)>,
 }
 
@@ -148,6 +153,7 @@ impl Replay<'_> {
     fn segment(&mut self, segment: &Arc<Segment>, from: u64) -> Result<(), SpoolError> {
         let mut offset = from;
         self.end = Some((segment.clone(), offset));
+        self.read_until = offset;
         // Whatever is missing before it is missing at its beginning.
         let follows = self.sequence > 0 || self.doubtful_from.is_some();
         self.doubtful_from = (from == FIRST_RECORD && follows).then_some(0);
@@ -158,8 +164,11 @@ impl Replay<'_> {
                 Found::Record(record) if record.header.sequence > self.sequence => {
                     offset = self.record(&disk, segment, *record)?;
                 }
+                Found::Void(header) if header.sequence > self.sequence => {
+                    offset = self.void(segment, offset, &header);
+                }
                 // Nothing of this log: records only ever count up.
-                Found::Record(_) | Found::Nothing => {
+                Found::Record(_) | Found::Void(_) | Found::Nothing => {
                     match self.skip_to_intact(&disk, segment, offset, None)? {
                         Some(next) => offset = next,
                         None => break,
@@ -179,13 +188,14 @@ impl Replay<'_> {
     fn record(&mut self, disk: &DiskView, segment: &Arc<Segment>, record: Record) -> Result<u64, SpoolError> {
         let (place, sequence) = (u64::from(record.place.offset), record.header.sequence);
         self.acked_through = self.acked_through.max(record.header.acked_through);
-        self.note_gap(sequence, place);
+        self.note_gap(segment, sequence, place);
         let is_intact = self.payload_intact(disk, segment, &record)?;
         if !is_intact {
             self.note_damage(segment, place, Some(&record.header))?;
         }
         self.sequence = sequence;
         let after = record.after();
+        self.read_until = after.offset();
         let published = Published {
             fact: Arc::new(record.meta.fact),
             sequence,
@@ -204,14 +214,25 @@ impl Replay<'_> {
         Ok(after.offset())
     }
 
+    /// Goes past what an earlier recovery took out.
+    fn void(&mut self, segment: &Segment, place: u64, header: &RecordHeader) -> u64 {
+        self.acked_through = self.acked_through.max(header.acked_through);
+        self.note_gap(segment, header.sequence, place);
+        self.sequence = header.sequence;
+        self.read_until = place + header.record_length();
+        self.read_until
+    }
+
     /// The numbers between the last record and this one, which stands behind something unreadable.
-    fn note_gap(&mut self, sequence: u64, place: u64) {
+    fn note_gap(&mut self, segment: &Segment, sequence: u64, place: u64) {
         let Some(from) = self.doubtful_from.take() else { return };
         // A log may begin with any number, but no more records were there than fit.
         let most = if self.sequence > 0 { u64::MAX } else { (place - from) / HEADER_LENGTH as u64 };
         let first = (self.sequence + 1).max(sequence.saturating_sub(most));
         if first < sequence {
-            self.pending.push(Replayed::Unreadable(first..=sequence - 1));
+            let begin = Place { generation: segment.generation, offset: self.read_until as u32 };
+            let torn = Torn { place: begin, length: place - self.read_until, sequence: sequence - 1 };
+            self.pending.push(Replayed::Unreadable(first..=sequence - 1, torn));
         }
     }
 
@@ -240,7 +261,7 @@ impl Replay<'_> {
                     Err(error) => Err(error),
                 }
             }
-            (Payload::Large, None) => Ok(false),
+            (Payload::Large, None) | (Payload::Void, _) => Ok(false),
         };
         checked.map_err(at(&segment.path))
     }
@@ -309,7 +330,7 @@ impl Replay<'_> {
                     tracing::error!(entry = published.sequence, "an acknowledged object is damaged");
                     records.extend(self.damaged(published)?);
                 }
-                Replayed::Unreadable(numbers) => {
+                Replayed::Unreadable(numbers, _) => {
                     tracing::error!(?numbers, "acknowledged records can't be read and were set aside");
                     self.unreadable.note(numbers);
                 }
@@ -333,27 +354,10 @@ impl Replay<'_> {
         Ok(Some(published))
     }
 
-    fn finish(mut self) -> Result<Option<Head>, SpoolError> {
+    fn finish(mut self, segments: &Segments) -> Result<Option<Head>, SpoolError> {
         self.apply_settled()?;
-        // Above the mark nobody was answered: torn writes.
-        let (acked_through, mut settled_through) = (self.acked_through, self.sequence);
-        let mut left = Vec::new();
-        for replayed in std::mem::take(&mut self.pending) {
-            match replayed {
-                Replayed::Damaged(published) => settled_through = settled_through.min(published.sequence - 1),
-                Replayed::Unreadable(numbers) => {
-                    settled_through = settled_through.min(acked_through.max(numbers.start() - 1));
-                    let numbers = *numbers.start()..=acked_through.min(*numbers.end());
-                    left.extend((!numbers.is_empty()).then_some(Replayed::Unreadable(numbers)));
-                }
-                // What a torn record was to replace is not freed: nobody was answered, and nothing has
-                // taken its place.
-                Replayed::Intact(published) if settled_through < published.sequence && frees(&published) => {}
-                intact @ Replayed::Intact(_) => left.push(intact),
-            }
-        }
+        let left = self.leave_torn(segments)?;
         self.apply(left)?;
-        self.report.settled_through = settled_through;
         self.report.listed = self.unreadable.count();
         // What took the place of a damaged one freed it.
         for id in std::mem::take(&mut self.report.lost) {
@@ -369,6 +373,45 @@ impl Replay<'_> {
             offset = segment.size;
         }
         Ok(Some(Head { segment, offset, sequence: self.sequence + 1, acked_through: self.sequence }))
+    }
+}
+
+impl Replay<'_> {
+    /// Of what is pending that which counts. The rest is above the mark, where nobody was answered: torn writes, which
+    /// the log loses here.
+    fn leave_torn(&mut self, segments: &Segments) -> Result<Vec<Replayed>, SpoolError> {
+        let (acked_through, mut settled_through) = (self.acked_through, self.sequence);
+        let (mut left, mut torn, mut not_freed) = (Vec::new(), Vec::new(), Vec::new());
+        for replayed in std::mem::take(&mut self.pending) {
+            match replayed {
+                Replayed::Damaged(published) => {
+                    settled_through = settled_through.min(published.sequence - 1);
+                    torn.push(Torn::record(&published));
+                }
+                Replayed::Unreadable(numbers, all) if *numbers.start() > acked_through => {
+                    settled_through = settled_through.min(numbers.start() - 1);
+                    torn.push(all);
+                }
+                Replayed::Unreadable(numbers, all) => {
+                    settled_through = settled_through.min(acked_through);
+                    left.push(Replayed::Unreadable(
+                        *numbers.start()..=acked_through.min(*numbers.end()),
+                        all,
+                    ));
+                }
+                // What a torn record was to replace is not freed: nobody was answered, and nothing has
+                // taken its place.
+                Replayed::Intact(published) if settled_through < published.sequence && frees(&published) => {
+                    not_freed.push(Torn::record(&published));
+                }
+                intact @ Replayed::Intact(_) => left.push(intact),
+            }
+        }
+        self.report.settled_through = settled_through;
+        // Only what is torn tells that the others must not free.
+        torn::take_out(segments, &not_freed, acked_through)?;
+        torn::take_out(segments, &torn, acked_through)?;
+        Ok(left)
     }
 }
 

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::disk_view::ReadAt;
 use super::entry::LogPosition;
-use super::record::{ALIGNMENT, HEADER_LENGTH, Meta, RecordHeader};
+use super::record::{ALIGNMENT, HEADER_LENGTH, Meta, Payload, RecordHeader};
 use super::segment::{FIRST_RECORD, Segment};
 use super::state::Place;
 
@@ -52,6 +52,8 @@ pub enum Found {
     Nothing,
     /// A record begins here, and its meta is damaged.
     Damaged(RecordHeader),
+    /// Nothing to read, up to where this ends.
+    Void(RecordHeader),
 }
 
 /// Reads the record at `offset`; checks header and meta, not the payload. `source` here and below: the
@@ -67,6 +69,9 @@ pub fn record_at(source: &dyn ReadAt, segment: &Segment, offset: u64) -> io::Res
     let Some(header) = RecordHeader::decode(&block) else { return Ok(Found::Nothing) };
     if header.generation != segment.generation || header.record_length() > room {
         return Ok(Found::Nothing);
+    }
+    if header.payload == Payload::Void {
+        return Ok(Found::Void(header));
     }
     let body = HEADER_LENGTH + header.meta_length as usize + header.prefix_length as usize;
     if body > block.len() {

@@ -139,6 +139,7 @@ impl Shared {
                         });
                         Some(after.offset())
                     }
+                    Found::Void(header) => Some(offset + header.record_length()),
                     // Damage was reported at start-up; followers go past it.
                     Found::Nothing | Found::Damaged(_) => {
                         scan::next_intact(&segment.file, &segment, offset, 0)
@@ -240,7 +241,7 @@ impl Shared {
                 Fact::Received(entry) if entry.id == id => Some(*record),
                 _ => None,
             },
-            Found::Nothing | Found::Damaged(_) => None,
+            Found::Nothing | Found::Damaged(_) | Found::Void(_) => None,
         })
     }
 

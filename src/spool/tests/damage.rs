@@ -32,8 +32,14 @@ async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
     let next = store(&spool, "1.2.3.2", content(2, 3000)).await.unwrap();
     spool.close();
     drop(spool);
+    // Records written since say that all before them was answered: that one was not.
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
     let spool = bench.open();
+    assert_eq!(spool.status().damaged, 0);
+    assert_eq!(spool.recovery().set_aside, 0, "it was set aside once");
     assert_eq!(read(&spool, next.id).await, content(2, 3000));
+    let followed = spool.follow(LogPosition::default(), 100).await.unwrap();
+    assert_eq!(followed.len(), 2, "nobody hears of it");
     spool.close();
 }
 
@@ -265,11 +271,14 @@ async fn what_a_torn_resend_was_to_replace_is_still_told_of() {
     drop(spool);
     // The end of the resend did not reach the disk, the record behind it did.
     damage_newest(&bench, "1.9", 2000);
-    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
 
-    for _ in 0..2 {
+    for number in 0..3 {
+        std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
         let spool = bench.open();
         assert_eq!(scrub::look(&spool.shared, first).unwrap(), Held::Damaged, "neither held nor told of");
+        assert_eq!(spool.status().damaged, 1);
+        // Its record says that all before it was answered.
+        store(&spool, &format!("1.8.{number}"), content(number, 3000)).await.unwrap();
         spool.close();
     }
 }
