@@ -9,9 +9,9 @@ use poem::Response;
 use poem::http::{Method, StatusCode, header};
 
 use super::accept::{self, Offer};
-use super::metadata::{ReadError, scan_limits, syntax_of};
+use super::metadata::{scan_limits, syntax_of};
 use super::multipart::Framing;
-use super::resource::Resource;
+use super::resource::{ReadError, Resource};
 use crate::dicom::tokens::{ByteOrder, Element, Event, Sink, Tokenizer, is_pixel_data};
 use crate::dicom::transfer_syntax::Encoding;
 use crate::http::body::{BodySink, streamed};
@@ -179,10 +179,7 @@ impl Extraction {
             match self.step().await {
                 Ok(true) => {}
                 Ok(false) => return Err(ApiError::not_found()),
-                Err(error) => {
-                    error.report(self.object.entry.id);
-                    return Err(ApiError::internal());
-                }
+                Err(error) => return Err(error.answer(self.object.entry.id)),
             }
         }
         match &self.finder.found {
@@ -223,7 +220,7 @@ impl Extraction {
                 Ok(true) => {}
                 Ok(false) => return sink.fail("the value is incomplete").await,
                 Err(error) => {
-                    error.report(self.object.entry.id);
+                    error.answer(self.object.entry.id);
                     return sink.fail("the value can't be read").await;
                 }
             }

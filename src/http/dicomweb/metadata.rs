@@ -6,23 +6,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{self, Stream, StreamExt};
+use futures_util::{StreamExt, TryStreamExt};
 use poem::http::{Method, StatusCode, header};
 use poem::{Body, Response};
-use thiserror::Error;
 
 use super::accept::{self, DICOM_JSON, DICOM_XML_PARTS, JSON};
 use super::multipart::Framing;
-use super::resource::{Page, Resource, Survey, partial_content, report_unreadable};
+use super::resource::{ReadError, Resource, Survey, begun, partial_content};
 use crate::dicom::metadata::MetadataReader;
 use crate::dicom::transfer_syntax::{self, Encoding};
-use crate::dicom::{Dataset, ScanError, ScanLimits, TransferSyntax, json, xml};
+use crate::dicom::{Dataset, ScanLimits, TransferSyntax, json, xml};
 use crate::http::body::streamed;
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::http::state::HttpState;
 use crate::index::Located;
-use crate::spool::{EntryId, ObjectReader, SpoolError};
+use crate::spool::{ObjectReader, SpoolError};
 
 /// Bytes of an object read at once: of most, what stands before the pixels, which are passed over.
 const CHUNK: usize = 16 * 1024;
@@ -68,38 +67,9 @@ pub fn syntax_of(located: &Located) -> TransferSyntax {
     })
 }
 
-/// Why a stored data set could not be read again.
-#[derive(Debug, Error)]
-pub enum ReadError {
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
-    #[error(transparent)]
-    Scan(#[from] ScanError),
-}
-
 pub fn scan_limits(state: &HttpState) -> ScanLimits {
     let limits = &state.limits;
     ScanLimits { depth: limits.depth, elements: limits.elements, non_pixel_bytes: limits.non_pixel }
-}
-
-impl ReadError {
-    /// As the answer to a request.
-    fn answer(self, entry: EntryId) -> ApiError {
-        match self {
-            ReadError::Spool(error) => error.into(),
-            ReadError::Scan(_) => {
-                self.report(entry);
-                ApiError::internal()
-            }
-        }
-    }
-
-    pub fn report(&self, entry: EntryId) {
-        match self {
-            ReadError::Spool(error) => report_unreadable(entry, error),
-            ReadError::Scan(error) => tracing::error!(%entry, %error, "a stored data set can't be walked"),
-        }
-    }
 }
 
 /// How data sets are written and joined.
@@ -127,39 +97,21 @@ impl Form {
     }
 }
 
-/// The first object is read before the status is answered: it may have been freed since the index was asked.
 async fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Result<Body, ApiError> {
     let state = call.state.clone();
     let is_json = matches!(form, Form::Json);
-    let Page { rows, mut next } = survey.first;
-    let mut converted = Box::pin(texts(state.clone(), rows, is_json).peekable());
-    if let Some((entry, Err(error))) = converted.as_mut().next_if(|(_, text)| text.is_err()).await {
-        return Err(error.answer(entry));
-    }
-    Ok(streamed(state.limits.http_stall, move |sink| async move {
+    let (index, stall) = (state.index.clone(), state.limits.http_stall);
+    let held = resource.held(index, survey.first);
+    let texts = held.map_ok(move |located| text_of(state.clone(), located, is_json)).try_buffered(AHEAD);
+    let mut texts = begun(texts).await?;
+    Ok(streamed(stall, move |sink| async move {
         let (mut is_first, mut body) = (true, Vec::new());
-        loop {
-            while let Some((entry, text)) = converted.next().await {
-                let text = match text {
-                    Ok(text) => text,
-                    Err(error) => {
-                        error.report(entry);
-                        return sink.fail("the metadata of an object can't be made").await;
-                    }
-                };
-                form.add(&mut body, &text, is_first);
-                is_first = false;
-                if body.len() >= PIECE && sink.send(std::mem::take(&mut body).into()).await.is_err() {
-                    return;
-                }
-            }
-            match resource.page_after(&state.index, next).await {
-                Ok(None) => break,
-                Ok(Some(page)) => {
-                    next = page.next;
-                    converted = Box::pin(texts(state.clone(), page.rows, is_json).peekable());
-                }
-                Err(_) => return sink.fail("the index does not answer").await,
+        while let Some(text) = texts.next().await {
+            let Ok(text) = text else { return sink.fail("the metadata of an object can't be made").await };
+            form.add(&mut body, &text, is_first);
+            is_first = false;
+            if body.len() >= PIECE && sink.send(std::mem::take(&mut body).into()).await.is_err() {
+                return;
             }
         }
         form.end(&mut body);
@@ -167,33 +119,19 @@ async fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Re
     }))
 }
 
-/// The metadata of those that are held, in this order, some made at the same time.
-fn texts(
-    state: Arc<HttpState>,
-    rows: Vec<Located>,
-    is_json: bool,
-) -> impl Stream<Item = (EntryId, Result<Bytes, ReadError>)> + Send {
-    let held = rows.into_iter().filter(|located| located.freed.is_none());
-    stream::iter(held).map(move |located| text_of(state.clone(), located, is_json)).buffered(AHEAD)
-}
-
-async fn text_of(
-    state: Arc<HttpState>,
-    located: Located,
-    is_json: bool,
-) -> (EntryId, Result<Bytes, ReadError>) {
+async fn text_of(state: Arc<HttpState>, located: Located, is_json: bool) -> Result<Bytes, ApiError> {
     let entry = located.entry;
+    let answer = |error: ReadError| error.answer(entry);
     if !is_json {
-        return (entry, convert(&state, located, xml::document).await);
+        return convert(&state, located, xml::document).await.map_err(answer);
     }
     if let Some(text) = state.metadata.get(entry).await {
-        return (entry, Ok(text));
+        return Ok(text);
     }
-    let text = convert(&state, located, |dataset| json::object(dataset).to_string()).await;
-    if let Ok(text) = &text {
-        state.metadata.keep(entry, text.clone()).await;
-    }
-    (entry, text)
+    let object = |dataset: &Dataset| json::object(dataset).to_string();
+    let text = convert(&state, located, object).await.map_err(answer)?;
+    state.metadata.keep(entry, text.clone()).await;
+    Ok(text)
 }
 
 async fn convert(

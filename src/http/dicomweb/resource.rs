@@ -1,11 +1,15 @@
 //! A study, series or instance as the path names it, and what the index has of it.
 
 use std::collections::BTreeSet;
+use std::future::ready;
+use std::pin::Pin;
 
+use futures_util::stream::{self, Peekable, Stream, StreamExt, TryStreamExt};
 use poem::Response;
 use poem::http::{HeaderValue, StatusCode, header};
+use thiserror::Error;
 
-use crate::dicom::TransferSyntax;
+use crate::dicom::{ScanError, TransferSyntax};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::index::{Index, Located, Scope};
@@ -14,6 +18,7 @@ use crate::spool::{EntryId, SpoolError};
 /// Rows of the index held at once.
 const PAGE: usize = 500;
 
+#[derive(Clone)]
 pub struct Resource {
     pub scope: Scope,
 }
@@ -57,11 +62,30 @@ impl Resource {
     }
 
     /// The page after the one that named `next`; nothing after the last.
-    pub async fn page_after(&self, index: &Index, next: Option<EntryId>) -> Result<Option<Page>, ApiError> {
+    async fn page_after(&self, index: &Index, next: Option<EntryId>) -> Result<Option<Page>, ApiError> {
         match next {
             Some(next) => self.page(index, Some(next)).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// Those that are held, `first` and what follows it, page after page.
+    pub fn held(
+        self,
+        index: Index,
+        first: Page,
+    ) -> impl Stream<Item = Result<Located, ApiError>> + Send + 'static {
+        let later = stream::try_unfold(first.next, move |next| {
+            let (resource, index) = (self.clone(), index.clone());
+            async move {
+                let page = resource.page_after(&index, next).await?;
+                Ok::<_, ApiError>(page.map(|page| (page.rows, page.next)))
+            }
+        });
+        let rows = stream::once(ready(Ok(first.rows))).chain(later);
+        rows.map_ok(|rows| stream::iter(rows.into_iter().map(Ok)))
+            .try_flatten()
+            .try_filter(|located| ready(located.freed.is_none()))
     }
 
     /// Goes through all of it once, so that the status tells the truth of the whole.
@@ -143,9 +167,42 @@ pub fn partial_content(response: &mut Response, survey: &Survey) {
     }
 }
 
-/// An object that we acknowledged and can't read: somebody must look.
-pub fn report_unreadable(entry: EntryId, error: &SpoolError) {
-    tracing::error!(%entry, %error, "a stored object can't be read");
+/// Items of which the first is there before the status is answered: an object may have been freed since the index was
+/// asked.
+pub async fn begun<S, T>(items: S) -> Result<Pin<Box<Peekable<S>>>, ApiError>
+where
+    S: Stream<Item = Result<T, ApiError>>,
+{
+    let mut items = Box::pin(items.peekable());
+    match items.as_mut().next_if(Result::is_err).await {
+        Some(Err(error)) => Err(error),
+        _ => Ok(items),
+    }
+}
+
+/// Why a stored object could not be read again.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+}
+
+impl ReadError {
+    /// As the answer to a request. What we acknowledged and can't read is told of: somebody must look.
+    pub fn answer(self, entry: EntryId) -> ApiError {
+        match self {
+            ReadError::Spool(error @ (SpoolError::Freed(_) | SpoolError::Unknown(_))) => {
+                tracing::info!(%entry, "an object was freed after the index was asked for it");
+                error.into()
+            }
+            error => {
+                tracing::error!(%entry, %error, "a stored object can't be read");
+                ApiError::internal()
+            }
+        }
+    }
 }
 
 impl Located {

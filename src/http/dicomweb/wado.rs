@@ -2,23 +2,27 @@
 //! bytes as they came, when Accept admits their transfer syntax. Nothing is held but one chunk,
 //! and of a large study one page of its index.
 
-use futures_util::{Stream, StreamExt, stream};
+use std::future::ready;
+
+use futures_util::{StreamExt, TryStreamExt};
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Body, Response};
 
 use super::accept;
 use super::multipart::Framing;
 use super::range::{self, ByteRange};
-use super::resource::{Page, Resource, Survey, partial_content, report_unreadable};
+use super::resource::{ReadError, Resource, Survey, begun, partial_content};
 use super::syntaxes::{DicomAccept, Syntaxes};
 use crate::http::body::{BodySink, ClientGone, streamed};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::index::Located;
-use crate::spool::{ObjectReader, Spool, SpoolError};
+use crate::spool::ObjectReader;
 
 /// Bytes of an object read at once; a few times as many wait for the client.
 const CHUNK: usize = 128 * 1024;
+/// Objects opened: the one that is sent, and the next.
+const AHEAD: usize = 2;
 
 /// `GET /studies/{study}` and `GET /studies/{study}/series/{series}`
 pub async fn retrieve_many(call: Call) -> Result<Response, ApiError> {
@@ -47,7 +51,8 @@ pub async fn retrieve_instance(call: Call) -> Result<Response, ApiError> {
     }
 }
 
-/// The first object is opened before the status is answered: it may have been freed since the index was asked.
+/// An object that can't be read breaks the response off: to leave it out silently would pass an
+/// incomplete study as a whole one.
 async fn multipart(
     call: &Call,
     resource: Resource,
@@ -68,29 +73,24 @@ async fn multipart(
     }
     let state = call.state.clone();
     let base = state.dicomweb_url();
-    let wanted = move |rows: Vec<Located>| {
-        let admits = |row: &Located| row.freed.is_none() && syntaxes.admits(&row.transfer_syntax_uid);
-        rows.into_iter().filter(admits).collect()
-    };
-    let Page { rows, mut next } = survey.first;
-    let mut objects = Box::pin(opened(state.spool.clone(), wanted(rows)).peekable());
-    if let Some((_, unreadable)) = objects.as_mut().next_if(|(_, object)| object.is_err()).await {
-        unreadable?;
-    }
-    response.set_body(streamed(state.limits.http_stall, move |sink| async move {
-        loop {
-            while let Some((located, object)) = objects.next().await {
-                if send_part(object, &located, &framing, &base, &sink).await.is_err() {
-                    return;
-                }
+    let (spool, index) = (state.spool.clone(), state.index.clone());
+    let open = move |located: Located| {
+        let spool = spool.clone();
+        async move {
+            match spool.load(located.entry).await {
+                Ok(object) => Ok((located, object)),
+                Err(error) => Err(ReadError::from(error).answer(located.entry)),
             }
-            match resource.page_after(&state.index, next).await {
-                Ok(None) => break,
-                Ok(Some(page)) => {
-                    next = page.next;
-                    objects = Box::pin(opened(state.spool.clone(), wanted(page.rows)).peekable());
-                }
-                Err(_) => return sink.fail("the index does not answer").await,
+        }
+    };
+    let admits = move |located: &Located| ready(syntaxes.admits(&located.transfer_syntax_uid));
+    let held = resource.held(index, survey.first).try_filter(admits);
+    let mut objects = begun(held.map_ok(open).try_buffered(AHEAD)).await?;
+    response.set_body(streamed(state.limits.http_stall, move |sink| async move {
+        while let Some(object) = objects.next().await {
+            let Ok((located, reader)) = object else { return sink.fail("an object can't be read").await };
+            if send_part(&reader, &located, &framing, &base, &sink).await.is_err() {
+                return;
             }
         }
         let _ = sink.send(framing.close()).await;
@@ -98,38 +98,13 @@ async fn multipart(
     Ok(response)
 }
 
-/// The objects in this order. The next one is opened while one is sent.
-fn opened(
-    spool: Spool,
-    wanted: Vec<Located>,
-) -> impl Stream<Item = (Located, Result<ObjectReader, SpoolError>)> + Send {
-    let open = move |located: Located| {
-        let spool = spool.clone();
-        async move {
-            let object = spool.load(located.entry).await;
-            (located, object)
-        }
-    };
-    stream::iter(wanted).map(open).buffered(2)
-}
-
-/// One part. An object that can't be read breaks the response off: to leave it out silently would
-/// pass an incomplete study as a whole one.
 async fn send_part(
-    object: Result<ObjectReader, SpoolError>,
+    reader: &ObjectReader,
     located: &Located,
     framing: &Framing,
     base: &str,
     sink: &BodySink,
 ) -> Result<(), ClientGone> {
-    let reader = match object {
-        Ok(reader) => reader,
-        Err(error) => {
-            report_unreadable(located.entry, &error);
-            sink.fail("an object can't be read").await;
-            return Err(ClientGone);
-        }
-    };
     let headers = format!(
         "Content-Type: application/dicom; transfer-syntax={}\r\nContent-Length: {}\r\nContent-Location: {}\r\n",
         located.transfer_syntax_uid,
@@ -138,7 +113,7 @@ async fn send_part(
     );
     sink.send(framing.open(&headers)).await?;
     let whole = ByteRange { first: 0, last: reader.len().saturating_sub(1) };
-    send_bytes(&reader, whole, sink).await
+    send_bytes(reader, whole, sink).await
 }
 
 async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) -> Result<(), ClientGone> {
@@ -151,7 +126,7 @@ async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) ->
                 sink.send(chunk).await?;
             }
             Err(error) => {
-                report_unreadable(reader.entry.id, &error);
+                ReadError::from(error).answer(reader.entry.id);
                 sink.fail("an object can't be read").await;
                 return Err(ClientGone);
             }
