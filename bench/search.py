@@ -47,7 +47,8 @@ def run(journal):
 
 def cases(server_class):
     sizes = SIZES if server_class is Node else ["10k", "100k"]
-    return [f"QIDO {size} limit=100 cold" for size in sizes]
+    # What is asked last at each size.
+    return [f"C-FIND {size} StudyInstanceUID" for size in sizes]
 
 
 def grow(journal, server_class):

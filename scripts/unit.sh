@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 if cargo nextest --version > /dev/null 2>&1; then
     exec cargo nextest run --locked --no-fail-fast --status-level fail --final-status-level slow "$@"
 fi
-exec cargo test --locked --all-targets "$@"
+exec cargo test --locked --lib --bins --tests "$@"

@@ -67,7 +67,7 @@ class Campaign:
         return failures
 
     def append(self, case, outcome):
-        record = {"case": case, "binary": self.binary, "at": now()} | outcome
+        record = {"case": case, "binary": self.binary, "version": version(), "at": now()} | outcome
         with self.file.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(json.dumps(record), file=sys.stderr, flush=True)
@@ -78,10 +78,12 @@ class Campaign:
         if not set(self.part.cases()) <= set(results):
             return None
         results = {case: results[case] for case in self.part.cases()}
+        # All of one binary: those recorded after a commit that does not change it bear another name.
+        last = max(records.values(), key=lambda record: record["at"])
         return {
             "title": self.part.TITLE,
-            "at": now()[:10],
-            "version": f"{version()}, binary {self.binary}",
+            "at": last["at"][:10],
+            "version": f"{last['version']}, binary {self.binary}",
             "minutes": round(sum(records[case]["seconds"] for case in results) / 60, 1),
             "lines": [dataclasses.asdict(line) for line in self.part.lines(results)],
         }

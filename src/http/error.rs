@@ -45,6 +45,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", "There is nothing at this address.")
     }
 
+    /// Of what was held once.
+    pub fn freed() -> Self {
+        Self::new(StatusCode::GONE, "INSTANCE_FREED", "Its bytes were freed after delivery to the archive.")
+    }
+
     pub fn unauthorized(detail: &'static str) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", detail)
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"relaypacs\""))
@@ -139,11 +144,7 @@ impl From<IndexError> for ApiError {
 impl From<SpoolError> for ApiError {
     fn from(error: SpoolError) -> Self {
         match error {
-            SpoolError::Freed(_) => Self::new(
-                StatusCode::GONE,
-                "INSTANCE_FREED",
-                "Its bytes were freed after delivery to the archive.",
-            ),
+            SpoolError::Freed(_) => Self::freed(),
             SpoolError::Unknown(_) => Self::not_found(),
             other => {
                 tracing::error!(error = %other, "spool failed a retrieve");

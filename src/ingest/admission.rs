@@ -8,12 +8,12 @@ impl Ingest {
     /// sender's association early.
     pub fn ready(&self) -> Result<(), Refusal> {
         let status = self.spool.status();
-        if let Some(failure) = status.failure {
-            return Err(Refusal::OutOfResources(format!("storage failure: {failure}")));
+        // What failed stands in the log; it is not for peers.
+        if status.failure.is_some() {
+            return Err(Refusal::OutOfResources("the spool's disk failed".to_owned()));
         }
         if status.full {
-            let percent = (status.capacity_ratio * 100.0).round();
-            return Err(Refusal::OutOfResources(format!("the spool's disk is {percent} % full")));
+            return Err(Refusal::OutOfResources("the spool's disk is full".to_owned()));
         }
         Ok(())
     }

@@ -223,7 +223,11 @@ impl Connection {
             return;
         }
         metrics::association_ended("unknown", "failed");
-        tracing::warn!(address = %self.address, advice = advice(error), "no association: {error}");
+        let advice = match error {
+            PduError::TimedOut => "the peer sent no request in time: look at it, or raise limits.artim",
+            error => advice(error),
+        };
+        tracing::warn!(address = %self.address, advice, "no association: {error}");
     }
 }
 

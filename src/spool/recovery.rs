@@ -55,7 +55,7 @@ pub struct Folders {
     pub queue: PathBuf,
 }
 
-/// Opens the projection; a damaged one is set aside, and `None` says that it must be rebuilt.
+/// Opens the projection; a damaged one is set aside. True says that it must be rebuilt.
 pub fn open_queue(folders: &Folders) -> Result<(Queue, bool), SpoolError> {
     let existed = folders.queue.join("db").exists();
     match try_open_queue(&folders.queue) {

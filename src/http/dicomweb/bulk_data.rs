@@ -11,7 +11,7 @@ use poem::http::{Method, StatusCode, header};
 use super::accept::{self, Offer};
 use super::metadata::{scan_limits, syntax_of};
 use super::multipart::Framing;
-use super::resource::{ReadError, Resource};
+use super::resource::{ReadError, Resource, sound};
 use crate::dicom::tokens::{ByteOrder, Element, Event, Sink, Tokenizer, is_pixel_data};
 use crate::dicom::transfer_syntax::Encoding;
 use crate::http::body::{BodySink, streamed};
@@ -32,10 +32,11 @@ pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
     let path = Path::parse(call.request.raw_path_param("path").unwrap_or_default())
         .ok_or_else(|| ApiError::bad_request("BAD_PATH", "The path names no element."))?;
     let survey = Resource::of(&call)?.survey(&call.state.index, |_| true).await?;
-    survey.check()?;
     let located = survey.first.rows.first().ok_or_else(ApiError::not_found)?;
+    sound(&call.state.spool, located)?;
     let syntax = syntax_of(located);
-    let object = call.state.spool.open(located.entry).await?;
+    let opened = call.state.spool.open(located.entry).await;
+    let object = opened.map_err(|error| ReadError::from(error).answer(located.entry))?;
     let mut extraction = Extraction {
         at: u64::from(object.entry.prefix_length),
         object,

@@ -36,7 +36,6 @@ pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
     let representation = accept::choose(&accept::ranges(&call.request), &offers)?;
     let resource = Resource::of(&call)?;
     let survey = resource.survey(&call.state.index, |_| true).await?;
-    survey.check()?;
     let form = if representation == DICOM_XML_PARTS { Form::Xml(Framing::new()) } else { Form::Json };
     let content_type = match &form {
         Form::Xml(framing) => framing.content_type("application/dicom+xml"),
@@ -100,8 +99,8 @@ impl Form {
 async fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Result<Body, ApiError> {
     let state = call.state.clone();
     let is_json = matches!(form, Form::Json);
-    let (index, stall) = (state.index.clone(), state.limits.http_stall);
-    let held = resource.held(index, survey.first);
+    let stall = state.limits.http_stall;
+    let held = resource.held(&state, survey.first);
     let texts = held.map_ok(move |located| text_of(state.clone(), located, is_json)).try_buffered(AHEAD);
     let mut texts = begun(texts).await?;
     Ok(streamed(stall, move |sink| async move {

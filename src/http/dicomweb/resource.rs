@@ -12,8 +12,9 @@ use thiserror::Error;
 use crate::dicom::{ScanError, TransferSyntax};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
+use crate::http::state::HttpState;
 use crate::index::{Index, Located, Scope};
-use crate::spool::{EntryId, SpoolError};
+use crate::spool::{EntryId, Spool, SpoolError};
 
 /// Rows of the index held at once.
 const PAGE: usize = 500;
@@ -69,12 +70,13 @@ impl Resource {
         }
     }
 
-    /// Those that are held, `first` and what follows it, page after page.
+    /// Those that are held, `first` and what follows it, page after page; an error in the place of one that is damaged.
     pub fn held(
         self,
-        index: Index,
+        state: &HttpState,
         first: Page,
     ) -> impl Stream<Item = Result<Located, ApiError>> + Send + 'static {
+        let (index, spool) = (state.index.clone(), state.spool.clone());
         let later = stream::try_unfold(first.next, move |next| {
             let (resource, index) = (self.clone(), index.clone());
             async move {
@@ -86,9 +88,11 @@ impl Resource {
         rows.map_ok(|rows| stream::iter(rows.into_iter().map(Ok)))
             .try_flatten()
             .try_filter(|located| ready(located.freed.is_none()))
+            .and_then(move |located| ready(sound(&spool, &located).map(|()| located)))
     }
 
-    /// Goes through all of it once, so that the status tells the truth of the whole.
+    /// Goes through all of it once, so that the status tells the truth of the whole; an error where nothing of it can
+    /// be sent.
     pub async fn survey(&self, index: &Index, admits: impl Fn(&Located) -> bool) -> Result<Survey, ApiError> {
         let first = self.page(index, None).await?;
         let mut survey =
@@ -102,6 +106,7 @@ impl Resource {
             page.rows.iter().for_each(|located| survey.count(located, &admits));
             next = page.next;
         }
+        survey.check()?;
         Ok(survey)
     }
 }
@@ -120,7 +125,7 @@ impl Survey {
     }
 
     /// PS3.18 table 10.4.3.3-1, where nothing can be sent.
-    pub fn check(&self) -> Result<(), ApiError> {
+    fn check(&self) -> Result<(), ApiError> {
         if self.admitted > 0 {
             return Ok(());
         }
@@ -167,6 +172,15 @@ pub fn partial_content(response: &mut Response, survey: &Survey) {
     }
 }
 
+/// Refuses an object that is known to be damaged: nothing of it is passed off as good, not even what is kept of it.
+pub fn sound(spool: &Spool, located: &Located) -> Result<(), ApiError> {
+    if !spool.is_damaged(located.entry) {
+        return Ok(());
+    }
+    let detail = "its bytes are not those that were received".to_owned();
+    Err(ReadError::Spool(SpoolError::Damaged { id: located.entry, detail }).answer(located.entry))
+}
+
 /// Items of which the first is there before the status is answered: an object may have been freed since the index was
 /// asked.
 pub async fn begun<S, T>(items: S) -> Result<Pin<Box<Peekable<S>>>, ApiError>
@@ -174,9 +188,12 @@ where
     S: Stream<Item = Result<T, ApiError>>,
 {
     let mut items = Box::pin(items.peekable());
-    match items.as_mut().next_if(Result::is_err).await {
-        Some(Err(error)) => Err(error),
-        _ => Ok(items),
+    if let Some(Err(error)) = items.as_mut().next_if(Result::is_err).await {
+        return Err(error);
+    }
+    match items.as_mut().peek().await {
+        Some(_) => Ok(items),
+        None => Err(ApiError::freed()),
     }
 }
 

@@ -11,7 +11,7 @@ use poem::{Body, Response};
 use super::accept;
 use super::multipart::Framing;
 use super::range::{self, ByteRange};
-use super::resource::{ReadError, Resource, Survey, begun, partial_content};
+use super::resource::{ReadError, Resource, Survey, begun, partial_content, sound};
 use super::syntaxes::{DicomAccept, Syntaxes};
 use crate::http::body::{BodySink, ClientGone, streamed};
 use crate::http::error::ApiError;
@@ -31,7 +31,6 @@ pub async fn retrieve_many(call: Call) -> Result<Response, ApiError> {
     let survey = resource
         .survey(&call.state.index, |located| accept.multipart.admits(&located.transfer_syntax_uid))
         .await?;
-    survey.check()?;
     multipart(&call, resource, survey, accept.multipart).await
 }
 
@@ -44,7 +43,6 @@ pub async fn retrieve_instance(call: Call) -> Result<Response, ApiError> {
         accept.multipart.admits(uid) || accept.single.admits(uid)
     };
     let survey = resource.survey(&call.state.index, admits).await?;
-    survey.check()?;
     match survey.first.rows.first() {
         Some(located) if accept.prefers_single(&located.transfer_syntax_uid) => single(&call, located).await,
         _ => multipart(&call, resource, survey, accept.multipart).await,
@@ -73,7 +71,7 @@ async fn multipart(
     }
     let state = call.state.clone();
     let base = state.dicomweb_url();
-    let (spool, index) = (state.spool.clone(), state.index.clone());
+    let spool = state.spool.clone();
     let open = move |located: Located| {
         let spool = spool.clone();
         async move {
@@ -84,7 +82,7 @@ async fn multipart(
         }
     };
     let admits = move |located: &Located| ready(syntaxes.admits(&located.transfer_syntax_uid));
-    let held = resource.held(index, survey.first).try_filter(admits);
+    let held = resource.held(&state, survey.first).try_filter(admits);
     let mut objects = begun(held.map_ok(open).try_buffered(AHEAD)).await?;
     response.set_body(streamed(state.limits.http_stall, move |sink| async move {
         while let Some(object) = objects.next().await {
@@ -137,7 +135,9 @@ async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) ->
 
 /// The instance alone: with a length, a tag and ranges.
 async fn single(call: &Call, located: &Located) -> Result<Response, ApiError> {
-    let reader = call.state.spool.open(located.entry).await?;
+    sound(&call.state.spool, located)?;
+    let opened = call.state.spool.open(located.entry).await;
+    let reader = opened.map_err(|error| ReadError::from(error).answer(located.entry))?;
     let length = reader.len();
     let etag = format!("\"{}-{}\"", reader.entry.data_set_sha256, reader.entry.prefix_length);
     let headers = call.request.headers();
