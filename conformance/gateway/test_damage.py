@@ -40,7 +40,9 @@ def test_a_flipped_bit_is_not_delivered_nor_retrieved_and_a_resend_replaces_it(m
         assert bad.sop_instance not in archive.uids()
         path = f"/studies/{bad.study}/series/{bad.series}/instances/{bad.sop_instance}"
         for what in ("", "/metadata", "/bulkdata/7FE00010"):
-            assert clients.wado(node, path + what, accept="*/*").status_code == 500
+            answer = clients.wado(node, path + what, accept="*/*")
+            assert answer.status_code == 500
+            assert told_under(node, answer.json()["trace_id"])
         assert node.run("spool", "verify", check=False).returncode == 1
 
         clients.store_all(node, [bad])
@@ -49,6 +51,11 @@ def test_a_flipped_bit_is_not_delivered_nor_retrieved_and_a_resend_replaces_it(m
         assert "relaypacs_acked_object_missing 0" in node.metrics()
         assert node.run("spool", "verify").returncode == 0
         assert node.held()[bad.sop_instance] == [bad.sha256]
+
+
+def told_under(node, trace_id):
+    """What the log says of the object, under the id that the client was told."""
+    return [line for line in node.log.read_text().splitlines() if trace_id in line and "can't be read" in line]
 
 
 def test_a_segment_that_is_gone_is_told_of_at_each_start_and_resends_are_received_anew(make_subject):

@@ -13,6 +13,7 @@ use poem::Body;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
+use tracing::Instrument;
 
 /// A body has to bring so much in each second that we wait for it (a drip is a stall).
 const LEAST_BYTES_PER_SECOND: u64 = 1024;
@@ -144,7 +145,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let (sender, mut receiver) = mpsc::channel(AHEAD);
-    let producer = tokio::spawn(produce(BodySink { chunks: sender, stall }));
+    let producer = tokio::spawn(produce(BodySink { chunks: sender, stall }).in_current_span());
     let chunks = stream::poll_fn(move |cx| receiver.poll_recv(cx));
     // One that panicked must not look as if it were done.
     let broken_off = stream::once(producer)

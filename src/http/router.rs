@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use poem::{Addr, Endpoint, Request, Response, Route};
+use tracing::Instrument;
 
 use super::dicomweb::{bulk_data, metadata, qido, stow, wado};
 use super::error::ApiError;
@@ -137,7 +138,9 @@ impl Endpoint for Resource {
         let trace_id = trace_id();
         let method = request.method().clone();
         let mut caller = None;
-        let answer = AssertUnwindSafe(self.answer(request, &mut caller)).catch_unwind().await;
+        // What is logged meanwhile bears the id that the client is told.
+        let span = tracing::error_span!("request", %trace_id);
+        let answer = AssertUnwindSafe(self.answer(request, &mut caller)).catch_unwind().instrument(span).await;
         let response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => error.into_response(&trace_id),
