@@ -37,7 +37,7 @@ class Server:
             environment = os.environ | self.environment
             command = [str(word) for word in self.command()]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment)
-        wait_until(self.ready, f"{self.name} is ready", 60, every=0.005)
+        wait_until(self.ready, f"{self.name} is ready", 60, every=0.005, at_most=0.01)
         return self
 
     def ready(self):
