@@ -140,7 +140,8 @@ impl Endpoint for Resource {
         let mut caller = None;
         // What is logged meanwhile bears the id that the client is told.
         let span = tracing::error_span!("request", %trace_id);
-        let answer = AssertUnwindSafe(self.answer(request, &mut caller)).catch_unwind().instrument(span).await;
+        let answer =
+            AssertUnwindSafe(self.answer(request, &mut caller)).catch_unwind().instrument(span).await;
         let response = match answer {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => error.into_response(&trace_id),
