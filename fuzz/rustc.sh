@@ -3,7 +3,7 @@
 # else: libFuzzer looks at every counter after every run. `sancov-module` is a pass of LLVM, so stable
 # Rust has it. Build scripts and macros are compiled without `--target`, and have no fuzzer to link to.
 set -euo pipefail
-instrumented=" relaypacs relaypacs_fuzz dicom_ul serde_json miniz_oxide percent_encoding "
+instrumented=" relaypacs relaypacs_fuzz dicom_ul serde_json percent_encoding "
 crate= target=
 for ((i = 1; i < $#; i++)); do
     next=$((i + 1))

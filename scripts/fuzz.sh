@@ -20,6 +20,9 @@ build() {
         --target "$host" --manifest-path fuzz/Cargo.toml --target-dir fuzz/target
 }
 
+# How it searches: what brings two compared numbers closer is something new, not only what takes another branch.
+search=(-use_value_profile=1)
+
 # Calls the fuzzer for a target with options and folders; what it says goes to a log.
 fuzz() {
     local target=$1
@@ -45,11 +48,11 @@ planted() {
     printf '%-12s %10s %12s\n' target seconds executions
     for target in "${targets[@]}"; do
         prepare "$target"
-        rm -rf "$work/planted" && mkdir -p "$work/planted"
+        rm -rf "$work/planted/$target" && mkdir -p "$work/planted/$target"
         local begun=${EPOCHREALTIME/./}
         # From the seeds alone: what earlier runs found may be close to the bug.
-        if ! RELAYPACS_FUZZ_PLANTED=1 fuzz "$target" -max_total_time="${PLANTED_SECONDS:-300}" \
-            -artifact_prefix="$work/planted/" "$work/planted" "$work/seeds/$target" \
+        if ! RELAYPACS_FUZZ_PLANTED=1 fuzz "$target" "${search[@]}" -max_total_time="${PLANTED_SECONDS:-300}" \
+            -artifact_prefix="$work/planted/$target/" "$work/planted/$target" "$work/seeds/$target" \
             && grep -q 'the planted bug' "$work/$target.txt"; then
             local took=$((${EPOCHREALTIME/./} - begun))
             printf '%-12s %10s %12s\n' "$target" "$((took / 1000000)).$((took / 100000 % 10))" "$(executions "$target")"
@@ -65,7 +68,7 @@ run() {
     for target in "${targets[@]}"; do
         prepare "$target"
         local findings=0
-        fuzz "$target" -max_total_time="${SECONDS_EACH:-60}" -artifact_prefix="fuzz/found/$target/" \
+        fuzz "$target" "${search[@]}" -max_total_time="${SECONDS_EACH:-60}" -artifact_prefix="fuzz/found/$target/" \
             "$work/corpus/$target" "$work/seeds/$target" "fuzz/corpus/$target" || findings=1 failed=1
         printf '%-12s %10s %12s %10s\n' "$target" "${SECONDS_EACH:-60}" "$(executions "$target")" "$findings"
         ((findings)) && grep -m 3 -E 'panicked at|SUMMARY|Test unit written' -A 1 "$work/$target.txt" || true

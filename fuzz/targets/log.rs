@@ -143,6 +143,7 @@ fn record(sequence: u64, payload: Payload, fact: Fact, prefix: &[u8], data_set: 
         prefix_length: prefix.len() as u32,
         data_set_length: data_set.len() as u64,
         data_set_sha256: [3; 32],
+        data_set_crc: 18,
         body_crc: crc32c::crc32c(&[&meta[..], prefix].concat()),
     };
     let mut bytes = [&header.encode()[..], &meta, prefix, data_set].concat();

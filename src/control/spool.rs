@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, Control, ControlError, json, streamed};
 use crate::clock::{Millis, rfc3339};
-use crate::spool::{Delivery, DeliveryState, EntryId, EntryState, Missing, ObjectReader, Spool, SpoolError};
+use crate::spool::{
+    CheckBy, Delivery, DeliveryState, EntryId, EntryState, Missing, ObjectReader, Spool, SpoolError,
+};
 
 const PAGE: usize = 500;
 const CHUNK: usize = 256 * 1024;
@@ -193,7 +195,7 @@ enum Check {
 }
 
 async fn check(spool: &Spool, id: EntryId) -> Result<Check, ControlError> {
-    let reader = match spool.open(id).await {
+    let reader = match spool.open(id, CheckBy::Sha256).await {
         Ok(reader) => reader,
         Err(SpoolError::Freed(_) | SpoolError::Unknown(_)) => return Ok(Check::Freed),
         Err(SpoolError::Damaged { detail, .. }) => return Ok(Check::Damaged(detail)),

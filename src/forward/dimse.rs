@@ -20,7 +20,7 @@ use crate::config::Verify;
 use crate::dicom::status::Status;
 use crate::dicom::transfer_syntax::{EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN};
 use crate::dimse::scu::{Association, Peer, Proposal, ScuError};
-use crate::spool::{ObjectReader, SpoolEntry};
+use crate::spool::{CheckBy, ObjectReader, SpoolEntry};
 
 /// PS3.4 §A.4.
 const VERIFICATION: &str = "1.2.840.10008.1.1";
@@ -135,7 +135,7 @@ impl DimseTransport {
                 "accepts no presentation context for SOP class {class} in transfer syntax {syntax}"
             )));
         }
-        let reader = match self.lane.spool.load(entry.id).await {
+        let reader = match self.lane.spool.load(entry.id, CheckBy::Sha256).await {
             Ok(reader) => reader,
             Err(error) => {
                 self.open = Some(open);

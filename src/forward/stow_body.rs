@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::progress::Progress;
-use crate::spool::{ObjectReader, Spool, SpoolEntry, SpoolError};
+use crate::spool::{CheckBy, ObjectReader, Spool, SpoolEntry, SpoolError};
 
 /// Bytes of an object in memory at a time.
 const CHUNK: usize = 256 << 10;
@@ -93,7 +93,8 @@ impl Writer {
             self.progress.went_out();
         }
         if let Some(entry) = self.entries.get(self.at) {
-            let reader = self.spool.load(entry.id).await.map_err(|error| self.fail(&error))?;
+            let reader =
+                self.spool.load(entry.id, CheckBy::Sha256).await.map_err(|error| self.fail(&error))?;
             self.open = Some((reader, 0));
             return Ok(Some(part_head(&self.boundary, self.at > 0)));
         }

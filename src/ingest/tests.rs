@@ -8,7 +8,7 @@ use futures_util::stream;
 use super::*;
 use crate::clock::SystemClock;
 use crate::dicom::part10;
-use crate::spool::SpoolOptions;
+use crate::spool::{CheckBy, SpoolOptions};
 
 const PRIVATE_SYNTAX: &str = "1.2.840.113619.5.2";
 const SECONDARY_CAPTURE: &str = "1.2.840.10008.5.1.4.1.1.7";
@@ -99,7 +99,7 @@ async fn a_data_set_and_a_file_of_it_are_the_same_object() {
     let again = offer(&bench.ingest, Form::Part10 { study_instance_uid: None }, &file, 11).await.unwrap();
     assert_eq!((again.outcome, again.entry), (ReceiptOutcome::Duplicate, first.entry));
 
-    let reader = bench.spool.open(first.entry).await.unwrap();
+    let reader = bench.spool.open(first.entry, CheckBy::Sha256).await.unwrap();
     assert_eq!(reader.entry.attributes.get(dicom_dictionary_std::tags::PATIENT_ID), Some("P1"));
     let stored = reader.read(0, usize::MAX).unwrap();
     assert_eq!(stored.as_ref(), file);

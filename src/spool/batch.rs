@@ -245,7 +245,7 @@ fn freed_for_it(replaces: Vec<EntryId>, at: Millis) -> Result<Vec<Record>, Spool
 impl Record {
     fn object(offered: Offered) -> Result<Record, SpoolError> {
         let Offered { entry, prefix, staged, .. } = offered;
-        let Staged { digest, length, content, permits } = staged;
+        let Staged { digest, crc, length, content, permits } = staged;
         let (payload, content, large) = match content {
             Content::Inline(chunks) => (Payload::Inline, chunks, None),
             Content::Large(file) => (Payload::Large, Vec::new(), Some(file)),
@@ -255,6 +255,7 @@ impl Record {
         let mut record = Record::new(meta, payload, prefix, content)?;
         record.header.data_set_length = length;
         record.header.data_set_sha256 = digest.0;
+        record.header.data_set_crc = crc;
         record.large = large;
         record.is_object = true;
         record._permits = permits;
@@ -272,6 +273,7 @@ impl Record {
         let mut record = Record::new(meta, header.payload, prefix, content.into_iter().collect())?;
         record.header.data_set_length = header.data_set_length;
         record.header.data_set_sha256 = header.data_set_sha256;
+        record.header.data_set_crc = header.data_set_crc;
         Ok(record)
     }
 
@@ -289,6 +291,7 @@ impl Record {
             prefix_length,
             data_set_length: 0,
             data_set_sha256: [0; 32],
+            data_set_crc: 0,
             body_crc,
         };
         Ok(Record {

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::SpoolError;
 use super::committer::Job;
 use super::entry::{EntryId, Finding};
-use super::reader::ObjectReader;
+use super::reader::{CheckBy, ObjectReader};
 use super::shared::Shared;
 use crate::dicom::TransferSyntax;
 use crate::dicom::comparison::{self, Comparison};
@@ -116,9 +116,9 @@ impl Comparer {
     }
 
     fn compare(&self, id: EntryId) -> Result<Compared, Trouble> {
-        let second = ObjectReader::open(&self.shared, id)?;
+        let second = ObjectReader::open(&self.shared, id, CheckBy::Sha256)?;
         let Some(with) = second.entry.conflict_with else { return Err(Trouble::Settled) };
-        let finding = match ObjectReader::open(&self.shared, with) {
+        let finding = match ObjectReader::open(&self.shared, with, CheckBy::Sha256) {
             Ok(first) => self.look_at(&first, &second)?,
             Err(SpoolError::Freed(_) | SpoolError::Unknown(_)) => Some(freed(with)),
             Err(error) => return Err(Trouble::Failed(error)),

@@ -50,7 +50,7 @@ pub use entry::{
     Delivery, DeliveryState, Digest, EntryId, Fact, Finding, LogPosition, Origin, Outcome, SpoolEntry,
 };
 pub use projection::Counts;
-pub use reader::ObjectReader;
+pub use reader::{CheckBy, ObjectReader};
 pub use recovery::Report;
 pub use stage::{Stage, Staged};
 pub use state::{DeliveryPolicy, EntryState};
@@ -317,13 +317,13 @@ impl Spool {
     }
 
     /// Opens an entry's bytes; they stay readable while the reader lives.
-    pub async fn open(&self, id: EntryId) -> Result<ObjectReader, SpoolError> {
-        self.blocking(move |shared| ObjectReader::open(shared, id)).await
+    pub async fn open(&self, id: EntryId, by: CheckBy) -> Result<ObjectReader, SpoolError> {
+        self.blocking(move |shared| ObjectReader::open(shared, id, by)).await
     }
 
     /// Opens it for who will send all of it: a small object is read and checked at once, as long as there is memory.
-    pub async fn load(&self, id: EntryId) -> Result<ObjectReader, SpoolError> {
-        self.blocking(move |shared| ObjectReader::open(shared, id)?.loaded(&shared.loaded)).await
+    pub async fn load(&self, id: EntryId, by: CheckBy) -> Result<ObjectReader, SpoolError> {
+        self.blocking(move |shared| ObjectReader::open(shared, id, by)?.loaded(&shared.loaded)).await
     }
 
     /// Held entries with this SOP Instance UID, oldest first (conflicts included).

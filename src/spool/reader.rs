@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::damage::Damage;
 use super::entry::{EntryId, Fact, SpoolEntry};
-use super::record::Payload;
+use super::record::{Payload, RecordHeader};
 use super::segment::Segment;
 use super::shared::Shared;
 use super::{SpoolError, scan};
@@ -28,7 +28,16 @@ const MOST_LOADED: u64 = 1 << 20;
 /// Bytes that are read and hashed without leaving the runtime's thread: some 40 µs.
 const IN_PLACE: usize = 64 * 1024;
 
-const OTHER_BYTES: &str = "its SHA-256 differs";
+const OTHER_BYTES: &str = "its bytes are not those that were acknowledged";
+
+/// What an object is read for says how its bytes are checked on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckBy {
+    /// As strictly as can be: for who lets go of the object because of what was read, by delivering it or comparing it.
+    Sha256,
+    /// Ten times as fast: for who shows it. An object that has none is checked by its SHA-256.
+    Crc32c,
+}
 
 /// The Part 10 bytes of one entry: our preamble and file meta, then the data set as received.
 /// They stay readable while the reader lives. Cheap to clone: clones check what is read together.
@@ -40,13 +49,19 @@ pub struct ObjectReader {
     damage: Arc<Damage>,
 }
 
-/// Hashes the data set while it is read front to back, so that whoever reads all of it gets its
+/// Sums up the data set while it is read front to back, so that whoever reads all of it gets its
 /// last bytes only when they are those that were acknowledged.
 #[derive(Debug)]
 struct Check {
-    hasher: Sha256,
-    /// Offset in the Part 10 file of what is hashed next.
+    sum: Sum,
+    /// Offset in the Part 10 file of what is summed up next.
     next: u64,
+}
+
+#[derive(Debug)]
+enum Sum {
+    Sha256 { hasher: Sha256, expected: [u8; 32] },
+    Crc32c { crc: u32, expected: u32 },
 }
 
 #[derive(Debug, Clone)]
@@ -73,18 +88,19 @@ impl AsRef<[u8]> for Loaded {
 
 impl ObjectReader {
     /// Opens an entry. Blocks.
-    pub(super) fn open(shared: &Shared, id: EntryId) -> Result<ObjectReader, SpoolError> {
-        Self::find(shared, id).inspect_err(|error| {
+    pub(super) fn open(shared: &Shared, id: EntryId, by: CheckBy) -> Result<ObjectReader, SpoolError> {
+        Self::find(shared, id, by).inspect_err(|error| {
             if let SpoolError::Damaged { id, detail } = error {
                 shared.damage.note(*id, detail);
             }
         })
     }
 
-    fn find(shared: &Shared, id: EntryId) -> Result<ObjectReader, SpoolError> {
+    fn find(shared: &Shared, id: EntryId, by: CheckBy) -> Result<ObjectReader, SpoolError> {
         let (segment, record) = shared.record(id)?;
         let offset = record.part10_offset();
         let payload = record.header.payload;
+        let sum = Sum::new(&record.header, by);
         let large = record.meta.large;
         let Fact::Received(entry) = record.meta.fact else { return Err(SpoolError::Unknown(id)) };
         let source = match (payload, large) {
@@ -105,7 +121,7 @@ impl ObjectReader {
             }
             _ => Source::Log { segment, offset },
         };
-        let check = Check { hasher: Sha256::new(), next: u64::from(entry.prefix_length) };
+        let check = Check { sum, next: u64::from(entry.prefix_length) };
         let (check, damage) = (Arc::new(Mutex::new(check)), shared.damage.clone());
         Ok(ObjectReader { entry: Arc::new(*entry), source, check, damage })
     }
@@ -143,7 +159,7 @@ impl ObjectReader {
     }
 
     /// Up to `max` bytes at `offset` of the Part 10 file; fewer only at its end. Who reads the data
-    /// set front to back is refused its last bytes when it does not have its SHA-256. Blocks.
+    /// set front to back is refused its last bytes when they are not those that came. Blocks.
     pub fn read(&self, offset: u64, max: usize) -> Result<Bytes, SpoolError> {
         let read = self.source.read_at(offset, self.left(offset, max));
         read.and_then(|bytes| self.checked(offset, bytes)).map_err(|error| self.unreadable(error))
@@ -201,18 +217,43 @@ impl Check {
         if offset > self.next || end <= self.next {
             return Ok(());
         }
-        self.hasher.update(&bytes[(self.next - offset) as usize..]);
+        self.sum.update(&bytes[(self.next - offset) as usize..]);
         self.next = end;
         if end < u64::from(entry.prefix_length) + entry.data_set_length {
             return Ok(());
         }
-        match self.hasher.clone().finalize()[..] == entry.data_set_sha256.0 {
+        match self.sum.is_as_expected() {
             true => Ok(()),
             // The last bytes stay to be asked for, and are refused again.
             false => {
                 self.next = u64::MAX;
                 Err(io::ErrorKind::InvalidData.into())
             }
+        }
+    }
+}
+
+impl Sum {
+    fn new(header: &RecordHeader, by: CheckBy) -> Sum {
+        match (by, header.data_set_crc) {
+            (CheckBy::Sha256, _) | (CheckBy::Crc32c, 0) => {
+                Sum::Sha256 { hasher: Sha256::new(), expected: header.data_set_sha256 }
+            }
+            (CheckBy::Crc32c, expected) => Sum::Crc32c { crc: 0, expected },
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Sum::Sha256 { hasher, .. } => hasher.update(bytes),
+            Sum::Crc32c { crc, .. } => *crc = crc32c::crc32c_append(*crc, bytes),
+        }
+    }
+
+    fn is_as_expected(&self) -> bool {
+        match self {
+            Sum::Sha256 { hasher, expected } => hasher.clone().finalize()[..] == expected[..],
+            Sum::Crc32c { crc, expected } => crc == expected,
         }
     }
 }

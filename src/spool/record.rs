@@ -45,6 +45,8 @@ pub struct RecordHeader {
     pub prefix_length: u32,
     pub data_set_length: u64,
     pub data_set_sha256: [u8; 32],
+    /// Of the data set, for who reads it back often: see [`CheckBy`](super::CheckBy). Zero where none was kept.
+    pub data_set_crc: u32,
     pub body_crc: u32,
 }
 
@@ -73,6 +75,7 @@ impl RecordHeader {
             prefix_length: 0,
             data_set_length: length - HEADER_LENGTH as u64,
             data_set_sha256: [0; 32],
+            data_set_crc: 0,
             body_crc: 0,
         }
     }
@@ -97,6 +100,7 @@ impl RecordHeader {
             Payload::Void => 3,
         };
         out[8..12].copy_from_slice(&self.generation.to_le_bytes());
+        out[12..16].copy_from_slice(&self.data_set_crc.to_le_bytes());
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         out[24..32].copy_from_slice(&self.acked_through.to_le_bytes());
         out[32..36].copy_from_slice(&self.meta_length.to_le_bytes());
@@ -130,6 +134,7 @@ impl RecordHeader {
             prefix_length: u32_at(bytes, 36),
             data_set_length: u64_at(bytes, 40),
             data_set_sha256: bytes[48..80].try_into().ok()?,
+            data_set_crc: u32_at(bytes, 12),
             body_crc: u32_at(bytes, 80),
         };
         let fits = header.meta_length <= MAX_META
@@ -183,6 +188,7 @@ mod tests {
             prefix_length: 340,
             data_set_length: 65_000,
             data_set_sha256: [3; 32],
+            data_set_crc: 18,
             body_crc: 17,
         }
     }

@@ -50,6 +50,7 @@ impl Room {
 pub struct Stage {
     room: Room,
     hasher: Sha256,
+    crc: u32,
     length: u64,
     gathered: Gathered,
     permits: Vec<OwnedSemaphorePermit>,
@@ -60,6 +61,8 @@ pub struct Stage {
 /// What staging hands to the committer.
 pub struct Staged {
     pub digest: Digest,
+    /// CRC-32C of the same bytes.
+    pub crc: u32,
     pub length: u64,
     pub content: Content,
     /// Held until the bytes are written.
@@ -107,6 +110,7 @@ impl Stage {
         Stage {
             room,
             hasher: Sha256::new(),
+            crc: 0,
             length: 0,
             gathered: Gathered::default(),
             permits: Vec::new(),
@@ -121,6 +125,7 @@ impl Stage {
             failpoint::pass("stage_first_byte");
         }
         self.hasher.update(&chunk);
+        self.crc = crc32c::crc32c_append(self.crc, &chunk);
         self.length += chunk.len() as u64;
         self.gathered.push(chunk);
         if self.large.is_none() && !self.fits_in_memory() {
@@ -184,7 +189,7 @@ impl Stage {
             }
         };
         let permits = std::mem::take(&mut self.permits);
-        Ok(Staged { digest, length: self.length, content, permits })
+        Ok(Staged { digest, crc: self.crc, length: self.length, content, permits })
     }
 }
 

@@ -91,11 +91,11 @@ async fn store(spool: &Spool, uid: &str, bytes: Bytes) -> Result<Committed, Spoo
 }
 
 async fn read(spool: &Spool, id: EntryId) -> Bytes {
-    let reader = spool.open(id).await.unwrap();
+    let reader = spool.open(id, CheckBy::Sha256).await.unwrap();
     assert!(reader.is_intact().unwrap());
     let mut read = reader.read(0, usize::MAX).unwrap();
     assert_eq!(in_pieces(&reader).await, read);
-    assert_eq!(in_pieces(&spool.load(id).await.unwrap()).await, read);
+    assert_eq!(in_pieces(&spool.load(id, CheckBy::Crc32c).await.unwrap()).await, read);
     assert_eq!(read.split_to(PREFIX.len()), PREFIX);
     read
 }
@@ -201,7 +201,8 @@ async fn store_in(spool: &Spool, syntax: &str, bytes: Bytes) -> Committed {
 }
 
 async fn until_freed(spool: &Spool, id: EntryId) {
-    until(async || matches!(spool.open(id).await, Err(SpoolError::Freed(_))).then_some(())).await;
+    until(async || matches!(spool.open(id, CheckBy::Sha256).await, Err(SpoolError::Freed(_))).then_some(()))
+        .await;
     spool.applied(spool.durable_position()).await.unwrap();
 }
 
@@ -376,7 +377,7 @@ async fn space_is_freed_after_proof_and_retention_and_segments_are_recycled() {
 
     bench.clock.advance(Duration::from_secs(100));
     until(async || (spool.counts().objects == 1).then_some(())).await;
-    assert!(matches!(spool.open(delivered[0]).await, Err(SpoolError::Freed(_))));
+    assert!(matches!(spool.open(delivered[0], CheckBy::Sha256).await, Err(SpoolError::Freed(_))));
     assert_eq!(std::fs::read_dir(bench.dir.path().join("spool/large")).unwrap().count(), 0);
 
     // The survivor is copied forward, so that even its segment can be used again.

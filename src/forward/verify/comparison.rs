@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::content::ContentDigest;
 use crate::dicom::TransferSyntax;
-use crate::spool::{Spool, SpoolEntry, SpoolError};
+use crate::spool::{CheckBy, Spool, SpoolEntry, SpoolError};
 
 /// Bytes of our own copy read at a time.
 const CHUNK: usize = 256 << 10;
@@ -78,7 +78,7 @@ async fn content_of(
     entry: &SpoolEntry,
     syntax: &TransferSyntax,
 ) -> Result<Option<[u8; 32]>, SpoolError> {
-    let reader = spool.open(entry.id).await?;
+    let reader = spool.open(entry.id, CheckBy::Sha256).await?;
     let mut content = ContentDigest::new(syntax);
     let mut at = u64::from(entry.prefix_length);
     while at < reader.len() {

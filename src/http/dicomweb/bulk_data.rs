@@ -17,7 +17,7 @@ use crate::dicom::transfer_syntax::Encoding;
 use crate::http::body::{BodySink, streamed};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
-use crate::spool::ObjectReader;
+use crate::spool::{CheckBy, ObjectReader};
 
 const OCTETS: Offer = Offer { kind: "application", subtype: "octet-stream", related: None };
 const OCTET_PARTS: Offer =
@@ -35,7 +35,7 @@ pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
     let located = survey.first.rows.first().ok_or_else(ApiError::not_found)?;
     sound(&call.state.spool, located)?;
     let syntax = syntax_of(located);
-    let opened = call.state.spool.open(located.entry).await;
+    let opened = call.state.spool.open(located.entry, CheckBy::Crc32c).await;
     let object = opened.map_err(|error| ReadError::from(error).answer(located.entry))?;
     let mut extraction = Extraction {
         at: u64::from(object.entry.prefix_length),

@@ -21,7 +21,7 @@ use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::http::state::HttpState;
 use crate::index::Located;
-use crate::spool::{ObjectReader, SpoolError};
+use crate::spool::{CheckBy, ObjectReader, SpoolError};
 
 /// Bytes of an object read at once: of most, what stands before the pixels, which are passed over.
 const CHUNK: usize = 16 * 1024;
@@ -140,7 +140,7 @@ async fn convert(
 ) -> Result<Bytes, ReadError> {
     let uri = format!("{}/bulkdata", located.url(&state.dicomweb_url()));
     let reader = MetadataReader::new(&syntax_of(&located), scan_limits(state), &uri);
-    let object = state.spool.open(located.entry).await?;
+    let object = state.spool.open(located.entry, CheckBy::Crc32c).await?;
     // Of its own length, by which it is weighed when it is kept.
     let exactly = |text: String| Bytes::from(text.into_boxed_str().into_boxed_bytes());
     let converted = tokio::task::spawn_blocking(move || Ok(exactly(write(&read(&object, reader)?))));

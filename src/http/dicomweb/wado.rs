@@ -17,7 +17,7 @@ use crate::http::body::{BodySink, ClientGone, streamed};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::index::Located;
-use crate::spool::ObjectReader;
+use crate::spool::{CheckBy, ObjectReader};
 
 /// Bytes of an object read at once; a few times as many wait for the client.
 const CHUNK: usize = 128 * 1024;
@@ -75,7 +75,7 @@ async fn multipart(
     let open = move |located: Located| {
         let spool = spool.clone();
         async move {
-            match spool.load(located.entry).await {
+            match spool.load(located.entry, CheckBy::Crc32c).await {
                 Ok(object) => Ok((located, object)),
                 Err(error) => Err(ReadError::from(error).answer(located.entry)),
             }
@@ -136,7 +136,7 @@ async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) ->
 /// The instance alone: with a length, a tag and ranges.
 async fn single(call: &Call, located: &Located) -> Result<Response, ApiError> {
     sound(&call.state.spool, located)?;
-    let opened = call.state.spool.open(located.entry).await;
+    let opened = call.state.spool.open(located.entry, CheckBy::Crc32c).await;
     let reader = opened.map_err(|error| ReadError::from(error).answer(located.entry))?;
     let length = reader.len();
     let etag = format!("\"{}-{}\"", reader.entry.data_set_sha256, reader.entry.prefix_length);

@@ -101,11 +101,14 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     rot_first_object(&bench);
     assert_eq!(scrub::look(&spool.shared, damaged).unwrap(), Held::Damaged);
     assert_eq!(spool.status().damaged, 1);
-    let reader = spool.open(damaged).await.unwrap();
-    let length = reader.len();
-    assert!(reader.read_at(0, length as usize - 1).await.is_ok());
-    let last = reader.read_at(length - 1, 1).await;
-    assert!(matches!(last, Err(SpoolError::Damaged { .. })), "nobody gets all of it");
+    for by in [CheckBy::Sha256, CheckBy::Crc32c] {
+        let reader = spool.open(damaged, by).await.unwrap();
+        let length = reader.len();
+        assert!(reader.read_at(0, length as usize - 1).await.is_ok());
+        let last = reader.read_at(length - 1, 1).await;
+        assert!(matches!(last, Err(SpoolError::Damaged { .. })), "nobody gets all of it, by {by:?}");
+        assert!(matches!(spool.load(damaged, by).await, Err(SpoolError::Damaged { .. })));
+    }
 
     for index in 0..40u8 {
         let id = store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap().id;
@@ -120,7 +123,7 @@ async fn a_damaged_object_is_found_by_the_scrub_and_does_not_hold_up_the_log() {
     })
     .await;
     assert!(bench.dir.path().join("spool/review/segment-of-1.log").exists());
-    assert!(matches!(spool.open(damaged).await, Err(SpoolError::Damaged { .. })));
+    assert!(matches!(spool.open(damaged, CheckBy::Sha256).await, Err(SpoolError::Damaged { .. })));
     assert_eq!(spool.counts().objects, 1, "it is told of until a person has seen to it");
     spool.close();
 }
