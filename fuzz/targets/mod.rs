@@ -36,7 +36,8 @@ pub const TARGETS: &[Target] = &[
 ];
 
 /// A bug that is there only for the fuzzer to find, before its silence means anything: with
-/// `RELAYPACS_FUZZ_PLANTED` set, what `reached` describes is one.
+/// `RELAYPACS_FUZZ_PLANTED` set, what `reached` describes is one. Stands last in a run where it can: the fuzzer tries
+/// what was compared last.
 fn plant(reached: impl FnOnce() -> bool) {
     static PLANTED: OnceLock<bool> = OnceLock::new();
     if *PLANTED.get_or_init(|| std::env::var_os("RELAYPACS_FUZZ_PLANTED").is_some()) && reached() {

@@ -20,7 +20,6 @@ pub fn run(data: &[u8]) {
     }
     let read = same_in_all_chunks(choice, rest.len(), |chunk| block_on(parts(rest, BOUNDARY, chunk)));
     let Some(parts) = read else { return };
-    super::plant(|| parts.iter().any(|part| begins_with(&part.content, b"PLNT")));
     let length: usize = parts.iter().map(|part| part.content.len()).sum();
     assert!(length <= rest.len(), "content out of nothing");
     let delimiter = format!("\r\n--{BOUNDARY}");
@@ -29,6 +28,7 @@ pub fn run(data: &[u8]) {
         assert!(!within, "a boundary within content");
     }
     frame_again(&parts);
+    super::plant(|| parts.iter().any(|part| begins_with(&part.content, b"PLNT")));
 }
 
 #[derive(Debug, PartialEq)]

@@ -33,14 +33,14 @@ fn check(level: Level, search: &Search, request: &Request) {
     assert!(search.included.iter().all(|attribute| attribute.level <= level));
     let sent = parameters(request).count();
     assert!(search.query.keys.len() <= sent && search.warnings.iter().count() <= sent);
-    super::plant(|| {
-        let asked = |key: &Key| matches!(&key.matching, Matching::Single(value) if begins_with(value.as_bytes(), b"PLNT"));
-        search.query.keys.iter().any(asked)
-    });
     for key in &search.query.keys {
         assert!(key.attribute.level <= level);
         check_key(key, request);
     }
+    super::plant(|| {
+        let asked = |key: &Key| matches!(&key.matching, Matching::Single(value) if begins_with(value.as_bytes(), b"PLNT"));
+        search.query.keys.iter().any(asked)
+    });
 }
 
 /// Values that are stored, or like them.

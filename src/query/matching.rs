@@ -71,7 +71,9 @@ impl Matching {
     }
 
     fn matches_one(&self, vr: VR, stored: &str) -> bool {
-        let stored = comparable(vr, stored.trim_end_matches([' ', '\0']));
+        let stored = stored.trim_end_matches([' ', '\0']);
+        let stored = if keeps_leading_spaces(vr) { stored } else { stored.trim_start_matches(' ') };
+        let stored = comparable(vr, stored);
         match self {
             Matching::Universal => true,
             // An empty value matches nothing but the universal key.
@@ -123,6 +125,8 @@ fn parse_list(vr: VR, value: &str) -> Result<Matching, &'static str> {
         }
         _ => values.map(|value| comparable(vr, value)).collect(),
     };
+    // A name may have been nothing but delimiters.
+    list.retain(|value| !value.is_empty());
     match list.len() {
         0 => Ok(Matching::Universal),
         1 => Ok(Matching::Single(list.remove(0))),

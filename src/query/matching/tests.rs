@@ -17,6 +17,7 @@ fn empty_values_and_asterisks_match_everything() {
         assert!(matches(vr, "", ""));
     }
     assert_eq!(parse(VR::PN, "^^="), Matching::Universal);
+    assert_eq!(parse(VR::PN, "^^=\\="), Matching::Universal);
 }
 
 #[test]
@@ -30,6 +31,8 @@ fn an_empty_stored_value_matches_only_the_universal_key() {
 #[test]
 fn single_values_match_case_sensitively_but_names_do_not() {
     assert!(matches(VR::LO, "ABC ", "ABC"));
+    assert!(matches(VR::LO, " ABC", " ABC "), "padding on either side (PS3.5 §6.2)");
+    assert!(!matches(VR::ST, "ABC", " ABC"), "in text it counts");
     assert!(!matches(VR::LO, "abc", "ABC"));
     assert!(matches(VR::PN, "müller^hans", "MULLER^Hans^^"));
     assert!(!matches(VR::PN, "Müller", "Müller^Hans"));
