@@ -57,18 +57,26 @@ class Server:
         """Seconds of processor time of the server and its children, those that ended included."""
         return sum(cpu_ticks(pid) for pid in family(self.process.pid)) / TICKS
 
+    def written(self):
+        """Bytes that it gave the disk to write."""
+        return sum(written_bytes(pid) for pid in family(self.process.pid))
+
     def peak_mib(self):
         """VmHWM of the server and the children that it has now."""
         return memory(self.process.pid, "VmHWM") / 2**20
 
     def settle(self):
-        """Returns when it does nothing more for what it was sent: its CPU clock all but stands still. The node's scrub may
-        read on, which takes 3 % of a core."""
-        seen = []
+        """Returns when it does nothing more for what it was sent: its CPU clock all but stands still, and it writes nothing.
+        The node's scrub may read on, which takes 3 % of a core. For two seconds, since some begin to tidy up only when
+        they had nothing to do for one."""
+        seen, span = [], 14
 
         def still():
-            seen.append(self.cpu())
-            return len(seen) > 6 and seen[-1] - seen[-6] <= 4 / TICKS
+            seen.append((self.cpu(), self.written()))
+            if len(seen) <= span:
+                return False
+            (cpu, written), (before, written_before) = seen[-1], seen[-span]
+            return cpu - before <= 10 / TICKS and written - written_before < 2**20
 
         wait_until(still, f"{self.name} is at rest", 300, every=0.15)
 
@@ -237,6 +245,15 @@ class Sink(Null):
     ae_title = "SINK"
     mode = "discard"
     environment = {"QUICKACK": "1"}
+
+
+def written_bytes(pid):
+    """write_bytes (proc_pid_io(5))."""
+    try:
+        lines = pathlib.Path(f"/proc/{pid}/io").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
 
 
 def cpu_ticks(pid):
