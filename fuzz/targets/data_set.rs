@@ -6,7 +6,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use relaypacs::dicom::transfer_syntax::Encoding;
-use relaypacs::dicom::{ScanLimits, TransferSyntax};
+use relaypacs::dicom::{ScanError, ScanLimits, TransferSyntax};
 
 /// One for each way that a data set lies on the wire: native in every encoding, encapsulated, and
 /// both deflated ones.
@@ -41,6 +41,15 @@ impl Sent {
         let deflates = choice & 0x80 != 0 && syntax.encoding == Encoding::DeflatedExplicitLittleEndian;
         let bytes = if deflates { deflate(bytes) } else { bytes.to_vec() };
         Sent { syntax, bytes, chunks: (choice & 0x7F) / SYNTAXES.len() as u8 }
+    }
+
+    /// An error without its place where that says little: how much comes out before a deflate stream breaks depends on
+    /// how its bytes arrive.
+    pub fn told(&self, error: ScanError) -> ScanError {
+        match error {
+            ScanError::Malformed { what, .. } if self.is_deflated() => ScanError::Malformed { at: 0, what },
+            error => error,
+        }
     }
 
     /// The encoding under the deflate stream, if there is one, is that of the bytes.

@@ -47,7 +47,7 @@ fn planted_in(dataset: &Dataset) -> bool {
 fn read(sent: &Sent, chunk: usize) -> Result<Dataset, ScanError> {
     let mut reader = MetadataReader::new(sent.syntax, LIMITS, BULK);
     for piece in sent.bytes.chunks(chunk) {
-        reader.push(piece)?;
+        reader.push(piece).map_err(|error| sent.told(error))?;
     }
     reader.finish()
 }

@@ -32,7 +32,7 @@ pub fn run(data: &[u8]) {
 fn scan(sent: &Sent, limits: ScanLimits, chunk: usize) -> Result<Header, ScanError> {
     let mut scanner = HeaderScanner::new(sent.syntax, limits);
     for piece in sent.bytes.chunks(chunk) {
-        scanner.push(piece)?;
+        scanner.push(piece).map_err(|error| sent.told(error))?;
     }
     scanner.finish()
 }
@@ -116,7 +116,7 @@ fn walk(sent: &Sent, chunk: usize) -> Result<(u64, u64), ScanError> {
     let mut ledger = Ledger::default();
     let mut tokenizer = Tokenizer::new(sent.syntax, LIMITS);
     for piece in sent.bytes.chunks(chunk) {
-        tokenizer.push(piece, &mut ledger)?;
+        tokenizer.push(piece, &mut ledger).map_err(|error| sent.told(error))?;
         if !sent.is_deflated() {
             assert!(ledger.values <= sent.bytes.len() as u64, "values out of nothing");
         }

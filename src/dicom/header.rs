@@ -88,8 +88,11 @@ impl HeaderScanner {
     }
 }
 
-/// Longer values are not indexed (LT is cut to what the standard allows it).
-const VALUE_LIMIT: usize = 64 << 10;
+/// All indexed values of a data set together, as they came; what comes behind them is not indexed, unless it
+/// identifies the instance (LT is cut to what the standard allows it). A record of the log has room for many times that.
+const VALUES_LIMIT: usize = 64 << 10;
+/// No UID is longer (PS3.5 §9.1), padding included.
+const UID_LIMIT: usize = 128;
 /// PS3.5 §6.2: LT has 10240 characters at most.
 const LONG_TEXT_CHARACTERS: usize = 10_240;
 
@@ -98,6 +101,8 @@ const LONG_TEXT_CHARACTERS: usize = 10_240;
 #[derive(Default)]
 struct Capture {
     values: Vec<Captured>,
+    /// Bytes of these.
+    held: usize,
     capturing: bool,
     past_sop_common: bool,
     /// An identifying attribute came twice: which one holds is anybody's guess.
@@ -140,7 +145,7 @@ impl Capture {
         if let Some(earlier) = self.values.iter().position(|captured| captured.key == key) {
             let identifier = IDENTIFIERS.iter().find(|(tag, _)| *tag == element.tag);
             self.ambiguous = self.ambiguous.or(identifier.map(|(_, keyword)| *keyword));
-            self.values.swap_remove(earlier);
+            self.held -= self.values.swap_remove(earlier).bytes.len();
         }
         // What was written as UN is encoded as in Implicit VR Little Endian (PS3.5 §6.2.2).
         let (vr, byte_order) = match element.vr {
@@ -163,9 +168,15 @@ impl Capture {
 
     fn append(&mut self, bytes: &[u8]) {
         let Some(captured) = self.values.last_mut() else { return };
-        let room = VALUE_LIMIT - captured.bytes.len();
+        let is_identifier = IDENTIFIERS.iter().any(|(tag, _)| key(*tag) == captured.key);
+        let room = match is_identifier {
+            true => UID_LIMIT.saturating_sub(captured.bytes.len()),
+            false => VALUES_LIMIT.saturating_sub(self.held),
+        };
         captured.too_long |= bytes.len() > room;
-        captured.bytes.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let taken = bytes.len().min(room);
+        captured.bytes.extend_from_slice(&bytes[..taken]);
+        self.held += taken;
     }
 
     fn into_header(self) -> Result<Header, ScanError> {

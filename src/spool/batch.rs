@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::committer::{Answer, Committed, Offered};
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
 use super::projection::Published;
-use super::record::{ALIGNMENT, Meta, Payload, RecordHeader};
+use super::record::{self, ALIGNMENT, Meta, Payload, RecordHeader};
 use super::segment::Segment;
 use super::stage::{Content, LargeFile, Staged};
 use super::state::{EntryState, Place};
@@ -279,6 +279,9 @@ impl Record {
 
     fn new(meta: Meta, payload: Payload, prefix: Bytes, content: Vec<Bytes>) -> Result<Record, SpoolError> {
         let encoded = meta.encode().map_err(|error| SpoolError::Unwritable(error.to_string()))?;
+        if encoded.len() > record::most_meta(&meta) || prefix.len() > record::MAX_PREFIX as usize {
+            return Err(SpoolError::Unwritable("what is to be written about it is too long".to_owned()));
+        }
         let meta_bytes = Bytes::from(encoded);
         let prefix_length = prefix.len() as u32;
         let body_crc = crc32c::crc32c_append(crc32c::crc32c(&meta_bytes), &prefix);

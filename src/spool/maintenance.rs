@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_secs(1);
 const CHECKPOINT: Duration = Duration::from_secs(3);
 /// Spares kept ready: one to go on with, one that only facts may take.
 const SPARES: usize = 2;
+/// A survey of the log is not made again before, unless it grows.
+const SURVEY: Duration = Duration::from_secs(60);
 /// Entries freed at a time.
 const PURGE: usize = 500;
 /// The oldest segment is cleaned by copying when what lives in it is at most this part of it …
@@ -36,6 +38,14 @@ pub struct Maintenance {
     /// How full the disk was when entries were last freed before their retention was over, until a
     /// segment is recycled.
     pub freed_early_at: Option<f64>,
+    pub survey: Option<Survey>,
+}
+
+/// How much of the log lived when it was looked through last.
+pub struct Survey {
+    at: Instant,
+    segments: usize,
+    share: f64,
 }
 
 impl Maintenance {
@@ -186,11 +196,12 @@ impl Maintenance {
 
     /// Copies what lives in the oldest segment forward, when that is worth it; the segment is
     /// recycled after the next checkpoint.
-    fn clean(&self, generation: u32, live: &[EntryId], share: f64) -> Result<(), SpoolError> {
+    fn clean(&mut self, generation: u32, live: &[EntryId], share: f64) -> Result<(), SpoolError> {
         let short = self.is_short();
         let worth = if short { WORTH_IT } else { MOSTLY_DEAD };
         let alone = self.shared.segments.live_count() <= 2;
-        if share > worth || (alone && !short) {
+        let is_readable = live.iter().any(|id| !self.shared.damage.has(*id));
+        if (alone && !short) || (share > worth && is_readable && self.share_of_log()? > worth) {
             return Ok(());
         }
         let mut damaged = Vec::new();
@@ -205,6 +216,22 @@ impl Maintenance {
             self.set_aside(generation, &damaged)?;
         }
         Ok(())
+    }
+
+    /// How much of the log lives: what stays for long in the oldest segment must not keep all that is dead behind it.
+    /// Asked anew when the log has grown by a quarter, or after a while: it takes a walk through all entries.
+    fn share_of_log(&mut self) -> Result<f64, SpoolError> {
+        let segments = self.shared.segments.from(0);
+        if let Some(survey) = &self.survey
+            && survey.at.elapsed() < SURVEY
+            && segments.len() * 4 < survey.segments * 5 + 4
+        {
+            return Ok(survey.share);
+        }
+        let size: u64 = segments.iter().map(|segment| segment.size).sum();
+        let share = self.shared.queue.live_bytes()? as f64 / size.max(1) as f64;
+        self.survey = Some(Survey { at: Instant::now(), segments: segments.len(), share });
+        Ok(share)
     }
 
     /// Nothing readable is left in the oldest segment: it goes to `review/` as it is, lest it hold

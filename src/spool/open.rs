@@ -168,6 +168,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         seen_end: LogPosition::default(),
         started: Instant::now(),
         freed_early_at: None,
+        survey: None,
     };
     let comparer = Comparer::new(shared.clone(), wake_comparer);
     let threads = [

@@ -289,6 +289,11 @@ impl Queue {
         Ok((ids, bytes))
     }
 
+    /// Bytes that all held entries have in segments.
+    pub fn live_bytes(&self) -> Result<u64> {
+        self.db.scan_prefix(b"p").try_fold(0, |sum, item| Ok(sum + number_at(&item?.1, 8)))
+    }
+
     /// Held entries whose place `exists` does not know: generation of the segment, and where in it at
     /// least what they hold there ends.
     pub fn misplaced(&self, mut exists: impl FnMut(u32, u64) -> bool) -> Result<Vec<EntryId>> {

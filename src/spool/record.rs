@@ -13,7 +13,7 @@ pub const HEADER_LENGTH: usize = 88;
 pub const ALIGNMENT: u64 = 8;
 /// A fact is small; what claims more is not one.
 pub const MAX_META: u32 = 4 << 20;
-const MAX_PREFIX: u32 = 64 << 10;
+pub const MAX_PREFIX: u32 = 64 << 10;
 /// A segment has 4 GiB at most: places in it have 32 bits.
 const MAX_INLINE: u64 = u32::MAX as u64;
 
@@ -31,6 +31,12 @@ pub enum Payload {
     /// What stood here was torn by a crash and never answered: recovery has put this in its place, and nothing of it
     /// is read again. `data_set_length` is what is to be passed over.
     Void,
+}
+
+/// The longest meta that may be written: a first reception leaves room for what a copy of it adds.
+pub fn most_meta(meta: &Meta) -> usize {
+    let is_first = matches!(meta.fact, Fact::Received(_)) && meta.copied.is_none();
+    MAX_META as usize / if is_first { 2 } else { 1 }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -401,6 +401,49 @@ async fn space_is_freed_after_proof_and_retention_and_segments_are_recycled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stays_for_long_does_not_keep_what_is_dead_behind_it() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    spool.set_policies(policies());
+    let mut stuck = Vec::new();
+    for index in 0..8u8 {
+        stuck.push(store(&spool, &format!("1.9.{index}"), content(index, 60_000)).await.unwrap().id);
+    }
+    for index in 0..100u8 {
+        let id = store(&spool, &format!("1.2.3.{index}"), content(index, 60_000)).await.unwrap().id;
+        deliver(&spool, id, Outcome::Verified { by: "query".into() }).await;
+    }
+    spool.applied(spool.durable_position()).await.unwrap();
+    assert!(spool.status().segments > 10);
+    bench.clock.advance(Duration::from_secs(100));
+    until(async || {
+        let end = spool.durable_position();
+        spool.report_cursor(Cursor::Index, end);
+        spool.report_cursor(Cursor::Route, end);
+        (spool.status().segments <= 4).then_some(())
+    })
+    .await;
+    for (index, id) in (0..8u8).zip(stuck) {
+        assert_eq!(read(&spool, id).await, content(index, 60_000));
+    }
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_could_not_give_back_is_not_acknowledged() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let mut large = entry("1.2.3.1");
+    large.attributes.set(dicom_dictionary_std::tags::PATIENT_COMMENTS, "\\".repeat(2 << 20));
+    let mut stage = spool.stage();
+    stage.write(content(1, 3000)).await.unwrap();
+    let refused = spool.commit(large, PREFIX, stage.finish().await.unwrap()).await;
+    assert!(matches!(refused, Err(SpoolError::Unwritable(_))));
+    store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap();
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_on_its_way_again_is_not_freed_though_it_was_chosen() {
     let bench = Bench::new();
     let spool = bench.open();

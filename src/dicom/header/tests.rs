@@ -105,6 +105,16 @@ fn what_is_too_long_is_not_indexed_and_comments_are_cut() {
 }
 
 #[test]
+fn what_is_too_much_together_is_not_indexed_but_what_identifies_the_instance() {
+    let long = element(tags::PATIENT_NAME, b"UT", &[b'x'; 60_000]);
+    let more = element(tags::PATIENT_ID, b"UT", &[b'y'; 10_000]);
+    let header = scan(&[long, more, identified()].concat()).unwrap();
+    assert_eq!(header.attributes.get(tags::PATIENT_NAME).map(str::len), Some(60_000));
+    assert_eq!(header.attributes.get(tags::PATIENT_ID), None);
+    assert!(header.attributes.get(tags::STUDY_INSTANCE_UID).is_some());
+}
+
+#[test]
 fn repeated_attributes_take_no_more_room_than_one() {
     let comment = element(tags::PATIENT_COMMENTS, b"LT", &[b'x'; 60_000]);
     let mut capture = Capture::default();
@@ -112,5 +122,5 @@ fn repeated_attributes_take_no_more_room_than_one() {
     for _ in 0..1_000 {
         tokenizer.push(&comment, &mut capture).unwrap();
     }
-    assert_eq!(capture.values.len(), 1);
+    assert_eq!((capture.values.len(), capture.held), (1, 60_000));
 }
