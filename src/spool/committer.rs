@@ -84,6 +84,8 @@ pub struct Committer {
     pub unsynced: Vec<Published>,
     /// The folder of large files has names that no sync reached.
     pub large_unsynced: bool,
+    /// A write was begun and did not end well.
+    pub writing: bool,
 }
 
 /// Where the next record goes.
@@ -198,10 +200,9 @@ impl Committer {
         if let Err(error) = written {
             self.shared.write_failed(&error);
             // What was written counts as received, though nobody is told: followers will read it,
-            // and a resend is a duplicate. The numbers of the rest are not used again, for half a
-            // record may stand where the next one goes.
+            // and a resend is a duplicate.
             self.unsynced.append(&mut batch.published);
-            self.position.sequence = self.position.sequence.max(batch.end_sequence());
+            self.burn_numbers(&batch);
             return batch.fail(|| {
                 SpoolError::from_io(self.head_path(), io::Error::new(error.kind(), error.to_string()))
             });
@@ -224,6 +225,18 @@ impl Committer {
             self.project();
         }
         crate::telemetry::metrics::spool_commit(begun.elapsed().as_secs_f64(), records);
+    }
+
+    /// Half a record may stand where the next one goes: its numbers are not used again. At the beginning of a segment
+    /// their lack would look like a loss; there the next start finds out what stands.
+    fn burn_numbers(&mut self, batch: &Batch) {
+        if !std::mem::take(&mut self.writing) {
+            return;
+        }
+        self.position.sequence = self.position.sequence.max(batch.end_sequence());
+        if self.position.offset == FIRST_RECORD {
+            self.shared.fail("the first record of a segment could not be written");
+        }
     }
 
     fn head_path(&self) -> std::path::PathBuf {
@@ -304,7 +317,9 @@ impl Committer {
         if taken > 0 {
             pieces.extend(rest_of_page(offset, self.position.segment.size));
         }
+        self.writing = true;
         write_all(&self.position.segment.file, &pieces, self.position.offset)?;
+        self.writing = false;
         (self.position.offset, self.position.sequence) = (offset, sequence);
         batch.note_published(begin, taken);
         Ok(taken)

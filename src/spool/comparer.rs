@@ -14,6 +14,7 @@ use super::SpoolError;
 use super::committer::Job;
 use super::entry::{EntryId, Finding};
 use super::reader::{CheckBy, ObjectReader};
+use super::scrub::{self, Held};
 use super::shared::Shared;
 use crate::dicom::TransferSyntax;
 use crate::dicom::comparison::{self, Comparison};
@@ -139,6 +140,13 @@ impl Comparer {
         let compared =
             comparison::compare((syntax, self.reading(first)), (other_syntax, self.reading(second)))?;
         Ok(match compared {
+            // The first was read through the page cache, which may hold what the disk has lost.
+            Comparison::Equal if scrub::look(&self.shared, first.entry.id)? != Held::Intact => {
+                return Err(Trouble::Failed(SpoolError::Damaged {
+                    id: first.entry.id,
+                    detail: "the disk does not have its bytes".to_owned(),
+                }));
+            }
             Comparison::Equal => None,
             Comparison::Different(tag) => {
                 Some(Finding::Different { at: format!("({:04X},{:04X})", tag.group(), tag.element()) })

@@ -11,6 +11,8 @@ use std::path::Path;
 use parking_lot::Mutex;
 use rustix::fs::{Advice, OFlags};
 
+use super::damage::is_unreadable;
+
 /// What the scan reads from: a file, or the disk under it.
 pub trait ReadAt {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
@@ -20,6 +22,44 @@ impl ReadAt for File {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         FileExt::read_exact_at(self, buffer, offset)
     }
+}
+
+/// A file of which the disk can't read all: pages that it can't read count as bytes that no checksum takes for what was
+/// written. Anything but an error of the disk is one.
+pub struct Forgiving<'a>(pub &'a File);
+
+impl ReadAt for Forgiving<'_> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match FileExt::read_exact_at(self.0, buffer, offset) {
+            Err(error) if is_unreadable(&error) => {
+                by_page(buffer, offset, |page, at| FileExt::read_exact_at(self.0, page, at))
+            }
+            read => read,
+        }
+    }
+}
+
+/// What stands for a page that can't be read. Not zeros: an object may be nothing else.
+const UNREADABLE: u8 = 0xDE;
+
+/// Reads as `read` does, page by page.
+fn by_page(
+    buffer: &mut [u8],
+    mut offset: u64,
+    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut rest = buffer;
+    while !rest.is_empty() {
+        let in_page = ALIGNMENT - (offset % ALIGNMENT as u64) as usize;
+        let (page, behind) = rest.split_at_mut(in_page.min(rest.len()));
+        match read(page, offset) {
+            Err(error) if is_unreadable(&error) => page.fill(UNREADABLE),
+            read => read?,
+        }
+        offset += page.len() as u64;
+        rest = behind;
+    }
+    Ok(())
 }
 
 /// What O_DIRECT asks of addresses, offsets and lengths: enough for disks with 4 KiB sectors.
@@ -129,7 +169,15 @@ impl Window {
     /// Reads what stands around `offset`; fails where the file ends before it.
     fn fill(&mut self, file: &File, offset: u64) -> io::Result<()> {
         self.from = offset - offset % ALIGNMENT as u64;
-        self.length = file.read_at(&mut self.buffer, self.from)?;
+        self.length = match file.read_at(&mut self.buffer, self.from) {
+            Err(error) if is_unreadable(&error) => {
+                let size = file.metadata()?.len();
+                let length = size.saturating_sub(self.from).min(self.buffer.len() as u64) as usize;
+                by_page(&mut self.buffer[..length], self.from, |page, at| read_page(file, page, at))?;
+                length
+            }
+            read => read?,
+        };
         if offset >= self.from + self.length as u64 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -137,9 +185,43 @@ impl Window {
     }
 }
 
+/// The last page of a file may be no whole one, which O_DIRECT does not take.
+fn read_page(file: &File, page: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut whole = Aligned::new(ALIGNMENT);
+    let read = file.read_at(&mut whole, offset)?;
+    page.copy_from_slice(
+        whole
+            .get(..read.min(page.len()))
+            .filter(|read| read.len() == page.len())
+            .ok_or(io::ErrorKind::UnexpectedEof)?,
+    );
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_that_the_disk_can_not_read_are_no_reason_not_to_read_the_others() {
+        let bad = 2 * ALIGNMENT as u64..3 * ALIGNMENT as u64;
+        let mut read = vec![0; 4 * ALIGNMENT];
+        let begin = 100;
+        by_page(&mut read, begin, |page, at| {
+            if bad.contains(&at) {
+                return Err(rustix::io::Errno::IO.into());
+            }
+            page.fill(1);
+            Ok(())
+        })
+        .unwrap();
+        let unreadable: Vec<u64> =
+            (begin..).zip(&read).filter(|(_, byte)| **byte == UNREADABLE).map(|(at, _)| at).collect();
+        assert_eq!(unreadable, bad.collect::<Vec<_>>());
+        assert_eq!(read.iter().filter(|byte| **byte == 1).count(), 3 * ALIGNMENT);
+        let ended = by_page(&mut read, 0, |_, _| Err(io::ErrorKind::UnexpectedEof.into()));
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
 
     #[test]
     fn any_stretch_reads_as_through_the_cache_and_none_beyond_the_end() {

@@ -34,6 +34,7 @@ mod reader;
 mod recent;
 mod record;
 mod recovery;
+mod replay;
 mod scan;
 mod scrub;
 mod segment;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -24,7 +25,7 @@ use super::maintenance::Maintenance;
 use super::projection::{self, Published};
 use super::reader::LOADED_BUDGET;
 use super::recent::Recent;
-use super::recovery::{self, Folders, Report};
+use super::recovery::{self, Distrust, Folders, Recovered, Report};
 use super::scrub;
 use super::segment::{FIRST_RECORD, Segments};
 use super::shared::Shared;
@@ -65,21 +66,10 @@ impl Spool {
         }
         let segments =
             io_at(&options.dir, Segments::open(&options.dir.join("segments"), options.segment_size))?;
-        let mut report = Report::default();
-        let (mut queue, fresh) = recovery::open_queue(&folders)?;
-        report.rebuilt = fresh && segments.oldest().is_some();
-        if recovery::queue_is_ahead(&segments, &queue)? {
-            recovery::list_misplaced(&segments, &queue, &folders)?;
-            drop(queue);
-            let aside = folders.queue.with_extension(format!("ahead-{}", ulid::Ulid::new()));
-            tracing::error!(aside = %aside.display(), "the queue is ahead of the log; set aside, rebuilding it");
-            io_at(&folders.queue, std::fs::rename(&folders.queue, &aside))?;
-            queue = recovery::open_queue(&folders)?.0;
-            report.rebuilt = true;
-        }
-        let head = recovery::replay(&segments, &queue, &folders, &mut report)?;
-        recovery::check_places(&segments, &queue, &mut report)?;
-        recovery::check_large_files(&queue, &folders, &mut report)?;
+        // Recovery needs room too: what the reserve takes goes to it where there is none.
+        let disk = Disk::open(&options.dir, options.critical_watermark, segments.spare_bytes());
+        let disk = io_at(&options.dir, disk)?;
+        let Recovered { queue, head, report } = recovery::recover(&segments, &folders)?;
         let head = match head {
             Some(head) => head,
             None => first_head(&segments, &options)?,
@@ -87,7 +77,7 @@ impl Spool {
         if report.is_eventful() {
             tracing::info!(?report, "spool recovered");
         }
-        start(Parts { options, clock, segments, queue, folders, lock, head, report })
+        start(Parts { options, clock, segments, disk, queue, folders, lock, head, report })
     }
 }
 
@@ -95,6 +85,7 @@ struct Parts {
     options: SpoolOptions,
     clock: Arc<dyn Clock>,
     segments: Segments,
+    disk: Disk,
     queue: super::queue::Queue,
     folders: Folders,
     lock: File,
@@ -103,7 +94,7 @@ struct Parts {
 }
 
 fn start(parts: Parts) -> Result<Spool, SpoolError> {
-    let Parts { options, clock, segments, queue, folders, lock, head, report } = parts;
+    let Parts { options, clock, segments, disk, queue, folders, lock, head, report } = parts;
     let failed_before = AtomicBool::new(failure::is_remembered(&options.dir));
     let (jobs, job_receiver) = bounded(JOBS);
     let (projector, published) = bounded(PUBLISHED);
@@ -116,8 +107,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         true => LogPosition::default(),
         false => LogPosition::at(head.segment.generation, head.offset),
     };
-    let disk = Disk::open(&options.dir, options.critical_watermark, segments.spare_bytes());
-    let disk = Arc::new(io_at(&options.dir, disk)?);
+    let disk = Arc::new(disk);
     let damage = Arc::new(io_at(&folders.review, Damage::open(&folders.review, &report.lost))?);
     let inline_limit = options.inline_limit.min(options.segment_size / 4);
     let failing = Arc::new(Failure::new(&options.dir));
@@ -159,6 +149,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         position: head,
         unsynced: Vec::new(),
         large_unsynced: false,
+        writing: false,
     };
     let caretaker = Maintenance {
         shared: shared.clone(),
@@ -172,17 +163,17 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
     };
     let comparer = Comparer::new(shared.clone(), wake_comparer);
     let threads = [
-        spawn("spool-committer", move || committer.run())?,
-        spawn("spool-projector", {
+        spawn("spool-committer", &shared, move || committer.run())?,
+        spawn("spool-projector", &shared, {
             let shared = shared.clone();
             move || project(&shared, &published, &hurried)
         })?,
-        spawn("spool-maintenance", move || caretaker.run())?,
-        spawn("spool-scrub", {
+        spawn("spool-maintenance", &shared, move || caretaker.run())?,
+        spawn("spool-scrub", &shared, {
             let shared = shared.clone();
             move || scrub::run(&shared)
         })?,
-        spawn("spool-comparer", move || comparer.run())?,
+        spawn("spool-comparer", &shared, move || comparer.run())?,
     ];
     shared.wake_maintenance();
     shared.wake_comparer();
@@ -210,6 +201,7 @@ impl Threads {
 
 /// Applies what is durable to the projection, until the committer ends.
 fn project(shared: &Shared, published: &Receiver<Published>, hurry: &Receiver<()>) {
+    let distrust = Distrust::of(&shared.options.dir);
     let mut next = Instant::now();
     while let Ok(first) = published.recv() {
         let begun = Instant::now();
@@ -224,6 +216,9 @@ fn project(shared: &Shared, published: &Receiver<Published>, hurry: &Receiver<()
         });
         if let Err(error) = applied {
             // The log holds the truth: the next start rebuilds what is missing here.
+            if error.is_damage() {
+                distrust.note();
+            }
             return shared.fail(&format!("the queue can't be written: {error}"));
         }
         shared.recent.applied(&records);
@@ -296,8 +291,19 @@ fn io_at<T>(path: &Path, result: io::Result<T>) -> Result<T, SpoolError> {
     result.map_err(|source| SpoolError::from_io(path.to_owned(), source))
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SpoolError> {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+/// A thread of the spool. The others can't go on without it: when it panics, the spool closes.
+pub(super) fn spawn(
+    name: &'static str,
+    shared: &Arc<Shared>,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, SpoolError> {
+    let shared = shared.clone();
+    let guarded = move || {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            shared.fail(&format!("the thread {name} gave up; the log has what it was about"));
+        }
+    };
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(guarded);
     spawned.map_err(|error| SpoolError::Failed(format!("{name}: {error}")))
 }
 

@@ -11,10 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use rustix::fs::Advice;
+use rustix::io::Errno;
 use sled::{Batch, Tree};
 
 use super::entry::{Delivery, DeliveryState, Digest, EntryId, LogPosition};
@@ -43,6 +45,28 @@ pub enum QueueError {
     Io(#[from] std::io::Error),
     #[error("queue: a value is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
+}
+
+impl QueueError {
+    /// Whether it says that the queue's files are of no use, rather than that the machine lacks something just now.
+    pub fn is_damage(&self) -> bool {
+        let lacks = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull
+                    | io::ErrorKind::QuotaExceeded
+                    | io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::OutOfMemory
+            ) || [Errno::MFILE, Errno::NFILE]
+                .map(|errno| Some(errno.raw_os_error()))
+                .contains(&error.raw_os_error())
+        };
+        match self {
+            QueueError::Sled(sled::Error::Io(error)) | QueueError::Io(error) => !lacks(error),
+            QueueError::Sled(_) | QueueError::Damaged(_) => true,
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, QueueError>;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::disk_view::{self, Aligned};
+use super::disk_view::{self, Aligned, Forgiving, ReadAt};
 use crate::failpoint;
 
 /// Records begin after the segment's own header.
@@ -298,14 +298,14 @@ fn read_generation(file: &File) -> io::Result<Option<u32>> {
         return Ok(None);
     }
     let mut begin = vec![0; size.min(NEVER_USED) as usize];
-    file.read_exact_at(&mut begin, 0)?;
+    Forgiving(file).read_exact_at(&mut begin, 0)?;
     if begin[0..8] == MAGIC && crc32c::crc32c(&begin[..12]).to_le_bytes() == begin[12..16] {
         return Ok(Some(u32::from_le_bytes([begin[8], begin[9], begin[10], begin[11]])));
     }
     if begin.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
-    super::scan::generation_of(file, size)
+    super::scan::generation_of(&Forgiving(file), size)
 }
 
 #[cfg(test)]
@@ -345,7 +345,7 @@ mod tests {
         let mut record = vec![7; 100];
         used.file.write_all_at(&record, FIRST_RECORD).unwrap();
         assert_eq!([(); 3].map(|()| segments.fill_step().unwrap()), [true, true, false]);
-        used.file.read_exact_at(&mut record, FIRST_RECORD).unwrap();
+        FileExt::read_exact_at(&used.file, &mut record, FIRST_RECORD).unwrap();
         assert_eq!(record, [7; 100]);
         drop(used);
         segments.begin(2, 0).unwrap().unwrap();

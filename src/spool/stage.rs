@@ -211,14 +211,23 @@ impl LargeFile {
     async fn create(room: &Room) -> Result<LargeFile, SpoolError> {
         let name = ulid::Ulid::new().to_string();
         let path = room.large_dir.join(&name);
-        let opened = path.clone();
-        let file = blocking(path.clone(), move || {
-            OpenOptions::new().read(true).write(true).create_new(true).open(opened)
-        })
-        .await?;
-        let file = Some(Arc::new(file));
         let failing = room.failing.clone();
-        Ok(LargeFile { name, path, file, length: 0, written_back_at: 0, writing: None, failing, kept: false })
+        // Made where it is opened: who gives up meanwhile drops it, and with it the file.
+        blocking(path.clone(), move || {
+            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+            let file = Some(Arc::new(file));
+            Ok(LargeFile {
+                name,
+                path,
+                file,
+                length: 0,
+                written_back_at: 0,
+                writing: None,
+                failing,
+                kept: false,
+            })
+        })
+        .await
     }
 
     /// Begins to write these, once those before are written.

@@ -332,6 +332,60 @@ async fn a_log_whose_newest_part_is_missing_is_told_of_until_a_person_has_seen_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_queue_found_damaged_while_the_node_ran_is_made_anew_by_the_next_start() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let held = store(&spool, "1.2.3", content(1, 3000)).await.unwrap().id;
+    spool.close();
+    drop(spool);
+    recovery::Distrust::of(&bench.options.dir).note();
+
+    let spool = bench.open();
+    assert!(spool.recovery().rebuilt);
+    assert_eq!(read(&spool, held).await, content(1, 3000));
+    spool.close();
+    drop(spool);
+    let spool = bench.open();
+    assert!(!spool.recovery().rebuilt, "once is enough");
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_whose_large_file_was_never_made_durable_is_no_loss() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let held = store(&spool, "1.2.3", content(1, 3000)).await.unwrap().id;
+    store(&spool, "1.2.4", content(2, 100_000)).await.unwrap();
+    spool.close();
+    drop(spool);
+    // As if the power had gone before the folder's sync, and the answer.
+    std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    for file in std::fs::read_dir(bench.dir.path().join("spool/large")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    for _ in 0..2 {
+        let spool = bench.open();
+        assert_eq!((spool.recovery().lost.len(), spool.recovery().listed, spool.counts().objects), (0, 0, 1));
+        assert_eq!(read(&spool, held).await, content(1, 3000));
+        deliver(&spool, held, Outcome::Sent).await;
+        spool.close();
+        drop(spool);
+        std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_gives_up_closes_the_spool() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    open::spawn("spool-of-a-test", &spool.shared, || panic!("as sled does on files that it does not expect"))
+        .unwrap();
+    until(async || spool.shared.failure()).await;
+    assert!(matches!(store(&spool, "1.2.3", content(1, 3000)).await, Err(SpoolError::Failed(_))));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_no_record_names_goes_to_review() {
     let bench = Bench::new();
     bench.open().close();
