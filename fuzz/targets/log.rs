@@ -7,14 +7,15 @@ use std::path::PathBuf;
 use relaypacs::clock::Millis;
 use relaypacs::dicom::{AeTitle, Attributes, InstanceKey, Uid};
 use relaypacs::spool::format::{
-    ALIGNMENT, FIRST_RECORD, Found, HEADER_LENGTH, MAX_META, Meta, Payload, ReadAt, Record, RecordHeader,
-    Segment, has_digest, looks_begun, next_intact, record_at,
+    ALIGNMENT, FIRST_RECORD, Found, HEADER_LENGTH, LogId, MAX_META, Meta, Payload, ReadAt, Record,
+    RecordHeader, Segment, has_digest, looks_begun, next_intact, record_at,
 };
 use relaypacs::spool::{Digest, EntryId, Fact, Finding, Origin, Outcome, SpoolEntry};
 
 use super::{begins_with, split};
 
 const GENERATION: u32 = 7;
+const LOG: LogId = LogId { tag: [0; 3], seed: 0 };
 /// Sequence number of the first seed: one whose bytes stand nowhere else in it.
 const FIRST: u64 = 0x0102_0304_0506_0708;
 
@@ -51,7 +52,7 @@ pub fn run(data: &[u8]) {
         let Some(next) = next else { return };
         assert!(next > offset && next + HEADER_LENGTH as u64 <= segment.size);
         let header =
-            RecordHeader::decode(&disk.0[(next - FIRST_RECORD) as usize..]).expect("an intact header");
+            RecordHeader::decode(&disk.0[(next - FIRST_RECORD) as usize..], LOG).expect("an intact header");
         assert!(header.generation == GENERATION && header.sequence > sequence);
         offset = next;
     }
@@ -74,6 +75,7 @@ impl ReadAt for Disk {
 fn segment(length: usize) -> Segment {
     Segment {
         generation: GENERATION,
+        log: LOG,
         size: FIRST_RECORD + length as u64,
         path: PathBuf::new(),
         file: File::open("/dev/null").expect("a file"),
@@ -86,7 +88,7 @@ fn check(disk: &Disk, segment: &Segment, offset: u64, record: &Record) {
     assert!(header.record_length().is_multiple_of(ALIGNMENT));
     assert!(offset + header.record_length() <= segment.size, "a record longer than its segment");
     assert!(header.meta_length <= MAX_META);
-    assert_eq!(RecordHeader::decode(&header.encode()).as_ref(), Some(header));
+    assert_eq!(RecordHeader::decode(&header.encode(LOG), LOG).as_ref(), Some(header));
     let at = (offset - FIRST_RECORD) as usize + HEADER_LENGTH;
     let body = &disk.0[at..at + header.meta_length as usize + header.prefix_length as usize];
     assert_eq!(crc32c::crc32c(body), header.body_crc, "a record whose checksum is wrong");
@@ -142,7 +144,7 @@ fn record(sequence: u64, payload: Payload, fact: Fact, prefix: &[u8], data_set: 
         data_set_crc: 18,
         body_crc: crc32c::crc32c(&[&meta[..], prefix].concat()),
     };
-    let mut bytes = [&header.encode()[..], &meta, prefix, data_set].concat();
+    let mut bytes = [&header.encode(LOG)[..], &meta, prefix, data_set].concat();
     bytes.resize(bytes.len().next_multiple_of(ALIGNMENT as usize), 0);
     bytes
 }

@@ -14,10 +14,10 @@ use crate::spool::{Cursor, EntryId, Followed, LogPosition, Missing, Spool, Spool
 use crate::store::{Store, StoreError};
 
 /// Facts in one transaction: one sync of the database for all of them.
-const BATCH: usize = 2048;
+const BATCH: usize = 512;
 /// Between two transactions, unless a search waits: their syncs would take from the log's, which
 /// stands between an object and its answer.
-const PACE: Duration = Duration::from_millis(500);
+const PACE: Duration = Duration::from_millis(250);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 

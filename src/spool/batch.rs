@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::committer::{Answer, Committed, Offered};
 use super::entry::{Digest, EntryId, Fact, LogPosition, SpoolEntry};
+use super::log_id::LogId;
 use super::projection::Published;
 use super::record::{self, ALIGNMENT, Meta, Payload, RecordHeader};
 use super::segment::Segment;
@@ -326,9 +327,9 @@ impl Record {
         self.place = Some(Place { generation: segment.generation, offset: offset as u32 });
     }
 
-    pub fn pieces(&self, pieces: &mut Vec<Bytes>) {
+    pub fn pieces(&self, log: LogId, pieces: &mut Vec<Bytes>) {
         let before = pieces.len();
-        pieces.push(Bytes::copy_from_slice(&self.header.encode()));
+        pieces.push(Bytes::copy_from_slice(&self.header.encode(log)));
         pieces.push(self.meta_bytes.clone());
         pieces.push(self.prefix.clone());
         pieces.extend(self.content.iter().cloned());

@@ -309,7 +309,7 @@ impl Committer {
                 break;
             }
             record.place(&self.position.segment, offset, sequence, self.position.acked_through);
-            record.pieces(&mut pieces);
+            record.pieces(self.position.segment.log, &mut pieces);
             offset += length;
             sequence += 1;
             taken += 1;

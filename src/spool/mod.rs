@@ -26,6 +26,7 @@ mod damage;
 mod disk_view;
 pub mod entry;
 mod failure;
+mod log_id;
 mod maintenance;
 mod open;
 mod projection;
@@ -59,6 +60,7 @@ pub use state::{DeliveryPolicy, EntryState};
 /// The log's records as they lie on the disk, for what looks at a log that no spool has open.
 pub mod format {
     pub use super::disk_view::ReadAt;
+    pub use super::log_id::LogId;
     pub use super::record::{ALIGNMENT, HEADER_LENGTH, MAX_META, Meta, Payload, RecordHeader};
     pub use super::scan::{Found, Record, has_digest, looks_begun, next_intact, record_at};
     pub use super::segment::{FIRST_RECORD, Segment};

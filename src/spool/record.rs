@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::entry::{EntryId, Fact};
+use super::log_id::LogId;
 use super::state::EntryState;
 
 pub const HEADER_LENGTH: usize = 88;
@@ -96,7 +97,7 @@ impl RecordHeader {
             .next_multiple_of(ALIGNMENT)
     }
 
-    pub fn encode(&self) -> [u8; HEADER_LENGTH] {
+    pub fn encode(&self, log: LogId) -> [u8; HEADER_LENGTH] {
         let mut out = [0; HEADER_LENGTH];
         out[0..4].copy_from_slice(&MAGIC);
         out[4] = match self.payload {
@@ -105,6 +106,7 @@ impl RecordHeader {
             Payload::Large => 2,
             Payload::Void => 3,
         };
+        out[5..8].copy_from_slice(&log.tag);
         out[8..12].copy_from_slice(&self.generation.to_le_bytes());
         out[12..16].copy_from_slice(&self.data_set_crc.to_le_bytes());
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
@@ -114,15 +116,15 @@ impl RecordHeader {
         out[40..48].copy_from_slice(&self.data_set_length.to_le_bytes());
         out[48..80].copy_from_slice(&self.data_set_sha256);
         out[80..84].copy_from_slice(&self.body_crc.to_le_bytes());
-        let crc = crc32c::crc32c(&out[..84]);
+        let crc = log.checksum(&out[..84]);
         out[84..88].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
-    /// `None` where there is no intact header.
-    pub fn decode(bytes: &[u8]) -> Option<RecordHeader> {
+    /// `None` where there is no intact header of this log.
+    pub fn decode(bytes: &[u8], log: LogId) -> Option<RecordHeader> {
         let bytes: &[u8; HEADER_LENGTH] = bytes.get(..HEADER_LENGTH)?.try_into().ok()?;
-        if bytes[0..4] != MAGIC || crc32c::crc32c(&bytes[..84]) != u32_at(bytes, 84) {
+        if bytes[0..4] != MAGIC || bytes[5..8] != log.tag || log.checksum(&bytes[..84]) != u32_at(bytes, 84) {
             return None;
         }
         let header = RecordHeader {
@@ -184,6 +186,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
+    const LOG: LogId = LogId { tag: [1, 2, 3], seed: 0xDEAD_BEEF };
+
     fn header() -> RecordHeader {
         RecordHeader {
             payload: Payload::Inline,
@@ -201,7 +205,9 @@ mod tests {
 
     #[test]
     fn a_header_survives_its_encoding() {
-        assert_eq!(RecordHeader::decode(&header().encode()), Some(header()));
+        let log = LogId::random();
+        assert_eq!(RecordHeader::decode(&header().encode(log), log), Some(header()));
+        assert_eq!(RecordHeader::decode(&header().encode(LogId::default()), log), None, "of another log");
         assert_eq!(header().record_length() % ALIGNMENT, 0);
     }
 
@@ -212,19 +218,23 @@ mod tests {
             RecordHeader { meta_length: MAX_META + 1, ..header() },
             RecordHeader { prefix_length: MAX_PREFIX + 1, ..header() },
         ] {
-            assert_eq!(RecordHeader::decode(&header.encode()), None);
+            assert_eq!(RecordHeader::decode(&header.encode(LOG), LOG), None);
         }
         let large = RecordHeader { payload: Payload::Large, data_set_length: u64::MAX, ..header() };
-        assert_eq!(RecordHeader::decode(&large.encode()), Some(large), "a file of its own has any length");
+        assert_eq!(
+            RecordHeader::decode(&large.encode(LOG), LOG),
+            Some(large),
+            "a file of its own has any length"
+        );
     }
 
     #[test]
     fn every_flipped_bit_of_a_header_is_noticed() {
-        let intact = header().encode();
+        let intact = header().encode(LOG);
         for bit in 0..intact.len() * 8 {
             let mut damaged = intact;
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(RecordHeader::decode(&damaged), None, "bit {bit}");
+            assert_eq!(RecordHeader::decode(&damaged, LOG), None, "bit {bit}");
         }
     }
 }

@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::disk_view::ReadAt;
 use super::entry::LogPosition;
+use super::log_id::LogId;
 use super::record::{ALIGNMENT, HEADER_LENGTH, Meta, Payload, RecordHeader};
 use super::segment::{FIRST_RECORD, Segment};
 use super::state::Place;
@@ -66,7 +67,7 @@ pub fn record_at(source: &dyn ReadAt, segment: &Segment, offset: u64) -> io::Res
     // Most metas are under 3 KiB: one read serves.
     let mut block = vec![0; room.min(4096) as usize];
     source.read_exact_at(&mut block, offset)?;
-    let Some(header) = RecordHeader::decode(&block) else { return Ok(Found::Nothing) };
+    let Some(header) = RecordHeader::decode(&block, segment.log) else { return Ok(Found::Nothing) };
     if header.generation != segment.generation || header.record_length() > room {
         return Ok(Found::Nothing);
     }
@@ -111,7 +112,7 @@ pub fn next_intact(
     sequence: u64,
 ) -> io::Result<Option<u64>> {
     let mut found = None;
-    each_header(source, offset + 1, segment.size, |at, header| {
+    each_header(source, segment.log, offset + 1, segment.size, |at, header| {
         let fits = header.generation == segment.generation && header.sequence > sequence;
         found = fits.then_some(at);
         fits
@@ -120,9 +121,9 @@ pub fn next_intact(
 }
 
 /// The newest generation of the records in a file: what an earlier use left is older.
-pub fn generation_of(source: &dyn ReadAt, size: u64) -> io::Result<Option<u32>> {
+pub fn generation_of(source: &dyn ReadAt, log: LogId, size: u64) -> io::Result<Option<u32>> {
     let mut newest = None;
-    each_header(source, FIRST_RECORD, size, |_, header| {
+    each_header(source, log, FIRST_RECORD, size, |_, header| {
         newest = newest.max(Some(header.generation));
         false
     })?;
@@ -132,6 +133,7 @@ pub fn generation_of(source: &dyn ReadAt, size: u64) -> io::Result<Option<u32>> 
 /// Every intact header from `from` on, wherever one may begin, until `is_enough`.
 fn each_header(
     source: &dyn ReadAt,
+    log: LogId,
     from: u64,
     size: u64,
     mut is_enough: impl FnMut(u64, RecordHeader) -> bool,
@@ -143,7 +145,7 @@ fn each_header(
         let mut block = vec![0; length];
         source.read_exact_at(&mut block, at)?;
         for start in (0..=length - HEADER_LENGTH).step_by(ALIGNMENT as usize) {
-            if let Some(header) = RecordHeader::decode(&block[start..])
+            if let Some(header) = RecordHeader::decode(&block[start..], log)
                 && is_enough(at + start as u64, header)
             {
                 return Ok(());

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::disk_view::{self, Aligned, Forgiving, ReadAt};
+use super::log_id::{self, LogId};
 use crate::failpoint;
 
 /// Records begin after the segment's own header.
@@ -21,7 +22,8 @@ pub const FIRST_RECORD: u64 = PAGE;
 /// What the page cache reads from the disk before it changes a part of it.
 pub const PAGE: u64 = 4096;
 const MAGIC: [u8; 8] = *b"RPsegm1\n";
-const HEADER_LENGTH: usize = 16;
+/// Magic, generation, their checksum; then what tells the log's records, and its checksum.
+const HEADER_LENGTH: usize = 16 + log_id::LENGTH + 4;
 /// A file that has nothing but zeros in so many bytes was never written.
 const NEVER_USED: u64 = 64 << 10;
 
@@ -30,6 +32,7 @@ const NEVER_USED: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct Segment {
     pub generation: u32,
+    pub log: LogId,
     pub size: u64,
     pub path: PathBuf,
     pub file: File,
@@ -78,6 +81,7 @@ impl Spare {
 pub struct Segments {
     dir: PathBuf,
     size: u64,
+    log: LogId,
     live: RwLock<BTreeMap<u32, Arc<Segment>>>,
     spares: Mutex<Spares>,
     /// No spare is being filled any more.
@@ -96,6 +100,7 @@ impl Segments {
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<io::Result<_>>()?;
         paths.sort();
+        let log = find_log_id(dir, &paths)?;
         for path in paths {
             let Some(slot) = slot_of(&path) else {
                 // A preparation that a crash cut short holds nothing.
@@ -105,11 +110,11 @@ impl Segments {
                 continue;
             };
             next_slot = next_slot.max(slot + 1);
-            let (file, size, generation) = existing(&path)
+            let (file, size, generation) = existing(&path, log)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
             match generation {
                 Some(generation) => {
-                    let segment = Segment { generation, size, path, file };
+                    let segment = Segment { generation, log, size, path, file };
                     live.insert(generation, Arc::new(segment));
                 }
                 // Left as it is until it is needed: it may be a segment whose beginning is damaged.
@@ -119,6 +124,7 @@ impl Segments {
         Ok(Segments {
             dir: dir.to_owned(),
             size,
+            log,
             live: RwLock::new(live),
             spares: Mutex::new(spares),
             filled: Condvar::new(),
@@ -228,8 +234,8 @@ impl Segments {
             spares.queue.pop_front()
         };
         let Some(Spare { path, file, size, .. }) = spare else { return Ok(None) };
-        file.write_all_at(&header(generation), 0)?;
-        let segment = Arc::new(Segment { generation, size, path, file });
+        file.write_all_at(&header(generation, self.log), 0)?;
+        let segment = Arc::new(Segment { generation, log: self.log, size, path, file });
         self.live.write().insert(generation, segment.clone());
         Ok(Some(segment))
     }
@@ -269,10 +275,10 @@ impl Segments {
 }
 
 /// A segment's file, its size and its generation, if it has one.
-fn existing(path: &Path) -> io::Result<(File, u64, Option<u32>)> {
+fn existing(path: &Path, log: LogId) -> io::Result<(File, u64, Option<u32>)> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     let size = file.metadata()?.len();
-    let generation = read_generation(&file)?;
+    let generation = read_generation(&file, log)?;
     Ok((file, size, generation))
 }
 
@@ -281,18 +287,56 @@ fn slot_of(path: &Path) -> Option<u64> {
     name.strip_prefix("segment-")?.strip_suffix(".log")?.parse().ok()
 }
 
-fn header(generation: u32) -> [u8; HEADER_LENGTH] {
+fn header(generation: u32, log: LogId) -> [u8; HEADER_LENGTH] {
     let mut out = [0; HEADER_LENGTH];
     out[0..8].copy_from_slice(&MAGIC);
     out[8..12].copy_from_slice(&generation.to_le_bytes());
     let crc = crc32c::crc32c(&out[..12]);
     out[12..16].copy_from_slice(&crc.to_le_bytes());
+    let id = log.encode();
+    out[16..23].copy_from_slice(&id);
+    out[23..27].copy_from_slice(&crc32c::crc32c(&id).to_le_bytes());
     out
+}
+
+/// What tells the records of this log: as a segment has it, or else its file. A log without one was begun by an earlier
+/// version; a new one gets one.
+fn find_log_id(dir: &Path, paths: &[PathBuf]) -> io::Result<LogId> {
+    let in_file = LogId::read(dir)?;
+    let segments = paths.iter().filter(|path| slot_of(path).is_some());
+    let mut is_old = false;
+    for path in segments {
+        let mut begin = [0; HEADER_LENGTH];
+        match Forgiving(&File::open(path)?).read_exact_at(&mut begin, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+            read => read?,
+        }
+        let (head, rest) = begin.split_at(16);
+        if let Some((id, checksum)) = rest.split_first_chunk()
+            && crc32c::crc32c(id).to_le_bytes() == *checksum
+        {
+            let id = LogId::decode(id);
+            if in_file != Some(id) {
+                id.write(dir)?;
+            }
+            return Ok(id);
+        }
+        is_old |= head[0..8] == MAGIC && rest.iter().all(|byte| *byte == 0);
+    }
+    if is_old {
+        return Ok(LogId::default());
+    }
+    if let Some(id) = in_file {
+        return Ok(id);
+    }
+    let id = LogId::random();
+    id.write(dir)?;
+    Ok(id)
 }
 
 /// The generation that the segment was last written under; `None` for one never used. Where the
 /// segment's header is damaged, its records say.
-fn read_generation(file: &File) -> io::Result<Option<u32>> {
+fn read_generation(file: &File, log: LogId) -> io::Result<Option<u32>> {
     let size = file.metadata()?.len();
     if size < FIRST_RECORD + super::record::HEADER_LENGTH as u64 {
         return Ok(None);
@@ -305,7 +349,7 @@ fn read_generation(file: &File) -> io::Result<Option<u32>> {
     if begin.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
-    super::scan::generation_of(&Forgiving(file), size)
+    super::scan::generation_of(&Forgiving(file), log, size)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::log_id::LogId;
 use super::*;
 use crate::clock::ManualClock;
 use crate::dicom::{Attributes, InstanceKey};
@@ -36,6 +37,10 @@ impl Bench {
 
     fn first_segment(&self) -> std::path::PathBuf {
         self.dir.path().join("spool/segments/segment-00000000.log")
+    }
+
+    fn log(&self) -> LogId {
+        LogId::read(&self.dir.path().join("spool/segments")).unwrap().unwrap()
     }
 
     fn open(&self) -> Spool {

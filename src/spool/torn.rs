@@ -35,7 +35,7 @@ pub fn take_out(segments: &Segments, torn: &[Torn], acked_through: u64) -> Resul
                 torn.iter().filter(|torn| torn.length >= HEADER_LENGTH as u64)
             {
                 let void = RecordHeader::void(place.generation, *sequence, acked_through, *length);
-                segment.file.write_all_at(&void.encode(), u64::from(place.offset))?;
+                segment.file.write_all_at(&void.encode(segment.log), u64::from(place.offset))?;
             }
             crate::failpoint::sync("torn", || segment.file.sync_data())
         };

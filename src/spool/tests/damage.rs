@@ -15,13 +15,13 @@ async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
     // A second record whose payload never reached the disk.
     let path = bench.first_segment();
     let mut bytes = std::fs::read(&path).unwrap();
-    let record = record::RecordHeader::decode(&bytes[4096..]).unwrap();
+    let record = record::RecordHeader::decode(&bytes[4096..], bench.log()).unwrap();
     let length = record.record_length() as usize;
     let torn = record::RecordHeader { sequence: 2, acked_through: 1, ..record };
     let (begin, end) = (4096 + length, 4096 + 2 * length);
     let copy = bytes[4096..begin].to_vec();
     bytes[begin..end].copy_from_slice(&copy);
-    bytes[begin..begin + record::HEADER_LENGTH].copy_from_slice(&torn.encode());
+    bytes[begin..begin + record::HEADER_LENGTH].copy_from_slice(&torn.encode(bench.log()));
     bytes[end - 100..end - 50].fill(0);
     std::fs::write(&path, bytes).unwrap();
 
@@ -78,7 +78,7 @@ async fn of_damaged_records_side_by_side_each_is_reported() {
     std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
     let path = bench.first_segment();
     let mut bytes = std::fs::read(&path).unwrap();
-    let length = record::RecordHeader::decode(&bytes[4096..]).unwrap().record_length() as usize;
+    let length = record::RecordHeader::decode(&bytes[4096..], bench.log()).unwrap().record_length() as usize;
     bytes[4096 + length - 100] ^= 1; // The first one's data set,
     bytes[4096 + length + 10] ^= 1; // the second one's header.
     std::fs::write(&path, bytes).unwrap();
@@ -371,6 +371,39 @@ async fn a_record_whose_large_file_was_never_made_durable_is_no_loss() {
         spool.close();
         drop(spool);
         std::fs::remove_dir_all(bench.dir.path().join("spool/queue")).unwrap();
+    }
+}
+
+/// Bytes behind the log's end, as an earlier use of the segment leaves them: what a sender had in its objects.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_looks_like_a_record_and_is_none_of_this_log_frees_nothing() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let held = store(&spool, "1.2.3", content(1, 3000)).await.unwrap().id;
+    spool.close();
+    drop(spool);
+    let path = bench.first_segment();
+    let meta = record::Meta::of(Fact::Purged { entry: held, reason: "forged".into(), at: Millis(1) })
+        .encode()
+        .unwrap();
+    let forged = record::RecordHeader {
+        payload: record::Payload::None,
+        sequence: 1000,
+        acked_through: 999,
+        meta_length: meta.len() as u32,
+        prefix_length: 0,
+        data_set_length: 0,
+        body_crc: crc32c::crc32c(&meta),
+        ..record::RecordHeader::decode(&std::fs::read(&path).unwrap()[4096..], bench.log()).unwrap()
+    };
+    for (log, objects) in [(LogId::default(), 1), (bench.log(), 0)] {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[400_000..400_000 + record::HEADER_LENGTH].copy_from_slice(&forged.encode(log));
+        bytes[400_000 + record::HEADER_LENGTH..][..meta.len()].copy_from_slice(&meta);
+        std::fs::write(&path, bytes).unwrap();
+        let spool = bench.open();
+        assert_eq!(spool.counts().objects, objects, "by {log:?}");
+        spool.close();
     }
 }
 
