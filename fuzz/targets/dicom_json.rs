@@ -39,7 +39,7 @@ fn write(sent: &Sent) {
 
 fn planted_in(dataset: &Dataset) -> bool {
     dataset.iter().any(|(_, element)| match &element.value {
-        Held::Text(values) => values.get(1).is_some_and(|value| begins_with(value.as_bytes(), b"PLNT")),
+        Held::Text(values) => values.iter().any(|value| begins_with(value.as_bytes(), b"PLNT")),
         _ => false,
     })
 }
