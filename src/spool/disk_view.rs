@@ -2,6 +2,7 @@
 //! were never written back, or whose write-back failed and which count as clean all the same.
 //! Recovery believes only the disk.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::{Deref, DerefMut};
@@ -24,43 +25,49 @@ impl ReadAt for File {
     }
 }
 
-/// A file of which the disk can't read all: pages that it can't read count as bytes that no checksum takes for what was
-/// written. Anything but an error of the disk is one.
-pub struct Forgiving<'a>(pub &'a File);
+/// What is read where it does not matter if the disk can't read all: such pages count as bytes that no checksum takes
+/// for what was written.
+pub struct Forgiving<'a> {
+    source: &'a dyn ReadAt,
+    met_unreadable: Cell<bool>,
+}
+
+impl Forgiving<'_> {
+    pub fn of(source: &dyn ReadAt) -> Forgiving<'_> {
+        Forgiving { source, met_unreadable: Cell::new(false) }
+    }
+
+    pub fn met_unreadable(&self) -> bool {
+        self.met_unreadable.get()
+    }
+}
 
 impl ReadAt for Forgiving<'_> {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        match FileExt::read_exact_at(self.0, buffer, offset) {
-            Err(error) if is_unreadable(&error) => {
-                by_page(buffer, offset, |page, at| FileExt::read_exact_at(self.0, page, at))
-            }
-            read => read,
+    fn read_exact_at(&self, buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        match self.source.read_exact_at(buffer, offset) {
+            Err(error) if is_unreadable(&error) => {}
+            read => return read,
         }
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let in_page = ALIGNMENT - (offset % ALIGNMENT as u64) as usize;
+            let (page, behind) = rest.split_at_mut(in_page.min(rest.len()));
+            match self.source.read_exact_at(page, offset) {
+                Err(error) if is_unreadable(&error) => {
+                    page.fill(UNREADABLE);
+                    self.met_unreadable.set(true);
+                }
+                read => read?,
+            }
+            offset += page.len() as u64;
+            rest = behind;
+        }
+        Ok(())
     }
 }
 
 /// What stands for a page that can't be read. Not zeros: an object may be nothing else.
 const UNREADABLE: u8 = 0xDE;
-
-/// Reads as `read` does, page by page.
-fn by_page(
-    buffer: &mut [u8],
-    mut offset: u64,
-    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
-) -> io::Result<()> {
-    let mut rest = buffer;
-    while !rest.is_empty() {
-        let in_page = ALIGNMENT - (offset % ALIGNMENT as u64) as usize;
-        let (page, behind) = rest.split_at_mut(in_page.min(rest.len()));
-        match read(page, offset) {
-            Err(error) if is_unreadable(&error) => page.fill(UNREADABLE),
-            read => read?,
-        }
-        offset += page.len() as u64;
-        rest = behind;
-    }
-    Ok(())
-}
 
 /// What O_DIRECT asks of addresses, offsets and lengths: enough for disks with 4 KiB sectors.
 const ALIGNMENT: usize = 4096;
@@ -170,12 +177,8 @@ impl Window {
     fn fill(&mut self, file: &File, offset: u64) -> io::Result<()> {
         self.from = offset - offset % ALIGNMENT as u64;
         self.length = match file.read_at(&mut self.buffer, self.from) {
-            Err(error) if is_unreadable(&error) => {
-                let size = file.metadata()?.len();
-                let length = size.saturating_sub(self.from).min(self.buffer.len() as u64) as usize;
-                by_page(&mut self.buffer[..length], self.from, |page, at| read_page(file, page, at))?;
-                length
-            }
+            // Of a stretch with a bad sector the rest can be read.
+            Err(error) if is_unreadable(&error) => file.read_at(&mut self.buffer[..ALIGNMENT], self.from)?,
             read => read?,
         };
         if offset >= self.from + self.length as u64 {
@@ -185,42 +188,38 @@ impl Window {
     }
 }
 
-/// The last page of a file may be no whole one, which O_DIRECT does not take.
-fn read_page(file: &File, page: &mut [u8], offset: u64) -> io::Result<()> {
-    let mut whole = Aligned::new(ALIGNMENT);
-    let read = file.read_at(&mut whole, offset)?;
-    page.copy_from_slice(
-        whole
-            .get(..read.min(page.len()))
-            .filter(|read| read.len() == page.len())
-            .ok_or(io::ErrorKind::UnexpectedEof)?,
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
-    #[test]
-    fn pages_that_the_disk_can_not_read_are_no_reason_not_to_read_the_others() {
-        let bad = 2 * ALIGNMENT as u64..3 * ALIGNMENT as u64;
-        let mut read = vec![0; 4 * ALIGNMENT];
-        let begin = 100;
-        by_page(&mut read, begin, |page, at| {
-            if bad.contains(&at) {
+    /// A disk with one bad page.
+    struct BadPage(Range<u64>);
+
+    impl ReadAt for BadPage {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            if offset < self.0.end && offset + buffer.len() as u64 > self.0.start {
                 return Err(rustix::io::Errno::IO.into());
             }
-            page.fill(1);
+            buffer.fill(1);
             Ok(())
-        })
-        .unwrap();
-        let unreadable: Vec<u64> =
-            (begin..).zip(&read).filter(|(_, byte)| **byte == UNREADABLE).map(|(at, _)| at).collect();
-        assert_eq!(unreadable, bad.collect::<Vec<_>>());
-        assert_eq!(read.iter().filter(|byte| **byte == 1).count(), 3 * ALIGNMENT);
-        let ended = by_page(&mut read, 0, |_, _| Err(io::ErrorKind::UnexpectedEof.into()));
-        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
+    fn a_page_that_the_disk_can_not_read_is_no_reason_not_to_read_the_others() {
+        let bad = 2 * ALIGNMENT as u64..3 * ALIGNMENT as u64;
+        let disk = BadPage(bad.clone());
+        let source = Forgiving::of(&disk);
+        let (mut read, begin) = (vec![0; 4 * ALIGNMENT], 100);
+        source.read_exact_at(&mut read[..ALIGNMENT], begin).unwrap();
+        assert!(!source.met_unreadable());
+        source.read_exact_at(&mut read, begin).unwrap();
+        assert!(source.met_unreadable());
+        for (at, byte) in (begin..).zip(read) {
+            assert_eq!(byte, if bad.contains(&at) { UNREADABLE } else { 1 }, "at {at}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::committer::Job;
+use super::damage::is_unreadable;
 use super::entry::{EntryId, LogPosition};
 use super::segment::FIRST_RECORD;
 use super::shared::Shared;
@@ -209,6 +210,12 @@ impl Maintenance {
             match self.shared.ask(|answer| Job::Copy { id: *id, answer }) {
                 Ok(_) | Err(SpoolError::Freed(_)) => {}
                 Err(SpoolError::Damaged { id, detail }) => damaged.push((id, detail)),
+                // An error may pass; the scrub has met it too, at another time.
+                Err(SpoolError::Io { source, .. })
+                    if is_unreadable(&source) && self.shared.damage.has(*id) =>
+                {
+                    damaged.push((*id, "the disk can't read it".to_owned()));
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -241,8 +241,13 @@ impl Replay<'_> {
         offset: u64,
         header: Option<RecordHeader>,
     ) -> Result<Option<u64>, SpoolError> {
-        let next = scan::next_intact(disk, segment, offset, self.sequence).map_err(at(&segment.path))?;
-        let begun = header.is_some() || scan::looks_begun(disk, segment, offset).unwrap_or(true);
+        // A bad sector in what an earlier use of the segment left is no reason not to start. Nobody knows, though, that
+        // nothing of this log is there: it goes on in another segment.
+        let source = Forgiving::of(disk);
+        let next = scan::next_intact(&source, segment, offset, self.sequence).map_err(at(&segment.path))?;
+        let begun = header.is_some()
+            || source.met_unreadable()
+            || scan::looks_begun(disk, segment, offset).unwrap_or(true);
         if next.is_some() || begun {
             self.note_damage(segment, offset, header.as_ref())?;
         }
@@ -260,7 +265,7 @@ impl Replay<'_> {
         let aside = self.folders.review.join(format!("damaged-{}-{offset}.bin", segment.generation));
         let length = header.map_or(64 << 10, RecordHeader::record_length).min(segment.size - offset);
         let mut bytes = vec![0; length as usize];
-        let copied = Forgiving(&segment.file)
+        let copied = Forgiving::of(&segment.file)
             .read_exact_at(&mut bytes, offset)
             .and_then(|()| std::fs::write(&aside, bytes));
         copied.map_err(at(&aside))?;

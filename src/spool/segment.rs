@@ -307,7 +307,7 @@ fn find_log_id(dir: &Path, paths: &[PathBuf]) -> io::Result<LogId> {
     let mut is_old = false;
     for path in segments {
         let mut begin = [0; HEADER_LENGTH];
-        match Forgiving(&File::open(path)?).read_exact_at(&mut begin, 0) {
+        match Forgiving::of(&File::open(path)?).read_exact_at(&mut begin, 0) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
             read => read?,
         }
@@ -342,14 +342,14 @@ fn read_generation(file: &File, log: LogId) -> io::Result<Option<u32>> {
         return Ok(None);
     }
     let mut begin = vec![0; size.min(NEVER_USED) as usize];
-    Forgiving(file).read_exact_at(&mut begin, 0)?;
+    Forgiving::of(file).read_exact_at(&mut begin, 0)?;
     if begin[0..8] == MAGIC && crc32c::crc32c(&begin[..12]).to_le_bytes() == begin[12..16] {
         return Ok(Some(u32::from_le_bytes([begin[8], begin[9], begin[10], begin[11]])));
     }
     if begin.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
-    super::scan::generation_of(&Forgiving(file), log, size)
+    super::scan::generation_of(&Forgiving::of(file), log, size)
 }
 
 #[cfg(test)]

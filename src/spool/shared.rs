@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +19,6 @@ use super::capacity::{Capacity, Disk};
 use super::committer::{Answer, Job, Offered};
 use super::comparer::{self, Compared};
 use super::damage::{Damage, Missing};
-use super::disk_view::{Forgiving, ReadAt};
 use super::entry::{Digest, EntryId, Fact, LogPosition};
 use super::failure::Failure;
 use super::queue::Queue;
@@ -127,8 +127,7 @@ impl Shared {
             let mut offset =
                 if segment.generation == from.generation() { from.offset() } else { FIRST_RECORD };
             while facts.len() < limit && LogPosition::at(segment.generation, offset) < until {
-                let file = Forgiving(&segment.file);
-                let found = scan::record_at(&file, &segment, offset)
+                let found = scan::record_at(&segment.file, &segment, offset)
                     .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
                 let next = match found {
                     Found::Record(record) => {
@@ -142,8 +141,10 @@ impl Shared {
                     }
                     Found::Void(header) => Some(offset + header.record_length()),
                     // Damage was reported at start-up; followers go past it.
-                    Found::Nothing | Found::Damaged(_) => scan::next_intact(&file, &segment, offset, 0)
-                        .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?,
+                    Found::Nothing | Found::Damaged(_) => {
+                        scan::next_intact(&segment.file, &segment, offset, 0)
+                            .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?
+                    }
                 };
                 let Some(next) = next else { break };
                 offset = next;
@@ -233,7 +234,7 @@ impl Shared {
     }
 
     fn record_at(&self, segment: &Segment, place: Place, id: EntryId) -> Result<Option<Record>, SpoolError> {
-        let found = scan::record_at(&Forgiving(&segment.file), segment, u64::from(place.offset))
+        let found = scan::record_at(&segment.file, segment, u64::from(place.offset))
             .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
         Ok(match found {
             Found::Record(record) => match &record.meta.fact {
@@ -339,7 +340,8 @@ fn read_inline(segment: &Segment, record: &Record, id: EntryId) -> Result<Bytes,
     let inline = header.payload == Payload::Inline;
     let data_set_length = if inline { header.data_set_length } else { 0 };
     let mut bytes = vec![0; (u64::from(header.prefix_length) + data_set_length) as usize];
-    Forgiving(&segment.file)
+    segment
+        .file
         .read_exact_at(&mut bytes, record.part10_offset())
         .map_err(|source| SpoolError::from_io(segment.path.clone(), source))?;
     let digest = sha2::Sha256::digest(&bytes[header.prefix_length as usize..]);
