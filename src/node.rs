@@ -23,7 +23,7 @@ pub use foundation::{Foundation, open_store};
 use crate::config::{Config, ConfigError, UnknownSopClasses, secret};
 use crate::control::{self, InForce, Running};
 use crate::dicom::{ScanLimits, TransferSyntaxes};
-use crate::forward::{Forward, ForwardError, ForwardOptions};
+use crate::forward::{Forward, ForwardError, ForwardOptions, OwnDoors};
 use crate::http::{self, HttpState};
 use crate::index::{Index, IndexOptions};
 use crate::ingest::{Ingest, IngestOptions};
@@ -93,6 +93,7 @@ impl Node {
     fn open_doors(&self, dicom: Vec<TcpListener>, http: Vec<TcpListener>) {
         let Foundation { config, .. } = &self.foundation;
         let Running { ingest, index, forward, peers } = self.running.clone();
+        let instance = forward.own_doors().instance.clone();
         let (dicom_config, limits) = (Arc::new(config.dicom.clone()), Arc::new(config.limits.clone()));
         let scp = ScpContext::new(ingest.clone(), index.clone(), forward, peers, dicom_config, limits);
         for listener in dicom {
@@ -104,6 +105,7 @@ impl Node {
             spool: self.foundation.spool.clone(),
             keys: self.foundation.keys.clone(),
             public_url: self.addresses.public_url.clone(),
+            instance,
             limits: config.limits.clone(),
             part_buffers: http::PartBuffers::default(),
             metadata: http::MetadataCache::default(),
@@ -203,7 +205,8 @@ async fn start_parts(foundation: &Foundation, stages: &Stages) -> anyhow::Result
     let in_force = InForce::of(config, routing).await?;
     let peers = PeerTable::new(&in_force.peer_configs())
         .map_err(|error| ConfigError::new(format!("dicom.peers: {error}")))?;
-    let options = ForwardOptions::new(config.dicom.ae_title[0].clone(), clock.clone());
+    let mut options = ForwardOptions::new(config.dicom.ae_title[0].clone(), clock.clone());
+    options.own_doors = OwnDoors::new(config.dicom.listen.iter().chain(&config.http.listen).copied());
     let forward = match Forward::start(spool.clone(), options, in_force.setup).await {
         Err(ForwardError::Refused(why)) => return Err(ConfigError::new(why).into()),
         started => started?,

@@ -36,6 +36,8 @@ impl RemoteArgs {
             called_ae_title: self.remote.ae_title.clone(),
             calling_ae_title,
             timeout: Duration::from_secs(self.timeout),
+            // A person may ask a node whether it answers.
+            never: [].into(),
         })
     }
 }

@@ -4,6 +4,8 @@
 //! unusable has aborted it: a peer never takes a cut-off object for whole.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +38,8 @@ pub struct Peer {
     pub called_ae_title: AeTitle,
     pub calling_ae_title: AeTitle,
     pub timeout: Duration,
+    /// Where the node itself listens, if it must not be the peer.
+    pub never: Arc<[SocketAddr]>,
 }
 
 /// One presentation context to propose: one abstract syntax, the transfer syntaxes in order.

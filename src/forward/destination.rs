@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::own_doors::OwnDoors;
 use super::verify::catalogue::Unanswered;
 use crate::config::{DestinationConfig, DestinationKind, Verify};
 use crate::dicom::status::Status;
@@ -44,6 +45,8 @@ pub struct WebPeer {
     pub base: String,
     pub credentials: Credentials,
     pub timeout: Duration,
+    /// What tells this node from others, for the case that it is this node after all.
+    pub instance: Arc<str>,
 }
 
 /// Secrets stay in their files and are read when needed: a rotated one works without a restart.
@@ -59,13 +62,13 @@ const MOST_IN_A_BATCH: usize = 10_000;
 
 impl Destination {
     /// `Err` says which setting is missing or wrong. `own` is the node's AE title.
-    pub fn new(config: DestinationConfig, own: &AeTitle) -> Result<Destination, String> {
+    pub fn new(config: DestinationConfig, own: &AeTitle, doors: &OwnDoors) -> Result<Destination, String> {
         let reach = match config.kind {
-            DestinationKind::Dimse => Reach::Dimse(dimse_peer(&config, own)?),
-            DestinationKind::Stow => Reach::Stow(web_peer(&config, config.url.as_deref())?),
+            DestinationKind::Dimse => Reach::Dimse(dimse_peer(&config, own, doors)?),
+            DestinationKind::Stow => Reach::Stow(web_peer(&config, config.url.as_deref(), doors)?),
         };
         let query = match (&reach, &config.query_url) {
-            (_, Some(url)) => Some(web_peer(&config, Some(url))?),
+            (_, Some(url)) => Some(web_peer(&config, Some(url), doors)?),
             (Reach::Stow(peer), None) => Some(peer.clone()),
             (Reach::Dimse(_), None) => None,
         };
@@ -106,24 +109,43 @@ impl Destination {
     }
 }
 
-fn dimse_peer(config: &DestinationConfig, own: &AeTitle) -> Result<Peer, String> {
+fn dimse_peer(config: &DestinationConfig, own: &AeTitle, doors: &OwnDoors) -> Result<Peer, String> {
     let missing = |key: &str| format!("destination {:?}: kind \"dimse\" needs {key}", config.name);
+    let host = config.host.clone().filter(|host| !host.is_empty()).ok_or_else(|| missing("host"))?;
+    let port = config.port.filter(|port| *port != 0).ok_or_else(|| missing("port"))?;
+    elsewhere(&config.name, &host, port, doors)?;
     Ok(Peer {
-        host: config.host.clone().filter(|host| !host.is_empty()).ok_or_else(|| missing("host"))?,
-        port: config.port.filter(|port| *port != 0).ok_or_else(|| missing("port"))?,
+        host,
+        port,
         called_ae_title: config.ae_title.clone().ok_or_else(|| missing("ae_title"))?,
         calling_ae_title: config.calling_ae_title.clone().unwrap_or_else(|| own.clone()),
         timeout: config.timeout,
+        never: doors.listeners.clone(),
     })
 }
 
-fn web_peer(config: &DestinationConfig, url: Option<&str>) -> Result<WebPeer, String> {
+fn elsewhere(name: &str, host: &str, port: u16, doors: &OwnDoors) -> Result<(), String> {
+    if !doors.are_at(host, port) {
+        return Ok(());
+    }
+    Err(format!(
+        "destination {name:?}: {host}:{port} is this node itself: what it delivers there would count as delivered, and be freed"
+    ))
+}
+
+fn web_peer(config: &DestinationConfig, url: Option<&str>, doors: &OwnDoors) -> Result<WebPeer, String> {
     let name = &config.name;
     let url = url.ok_or_else(|| format!("destination {name:?}: kind \"stow\" needs url"))?;
     let parsed = reqwest::Url::parse(url).map_err(|why| format!("destination {name:?}: url: {why}"))?;
     if !matches!(parsed.scheme(), "http" | "https") {
         return Err(format!("destination {name:?}: its url must begin with http:// or https://"));
     }
+    elsewhere(
+        name,
+        parsed.host_str().unwrap_or_default(),
+        parsed.port_or_known_default().unwrap_or_default(),
+        doors,
+    )?;
     if !parsed.username().is_empty() || parsed.password().is_some() {
         return Err(format!("destination {name:?}: credentials belong into username and password_file"));
     }
@@ -140,7 +162,7 @@ fn web_peer(config: &DestinationConfig, url: Option<&str>) -> Result<WebPeer, St
         }
     };
     let base = parsed.as_str().trim_end_matches('/').to_owned();
-    Ok(WebPeer { base, credentials, timeout: config.timeout })
+    Ok(WebPeer { base, credentials, timeout: config.timeout, instance: doors.instance.clone() })
 }
 
 /// Carries objects to one destination. One per worker; keeps its connection between calls.
@@ -255,7 +277,8 @@ mod tests {
     }
 
     fn destination(json: &str) -> Result<Destination, String> {
-        Destination::new(config(json), &AeTitle::parse("RELAYPACS").unwrap())
+        let doors = OwnDoors::new(["127.0.0.1:8080".parse().unwrap()]);
+        Destination::new(config(json), &AeTitle::parse("RELAYPACS").unwrap(), &doors)
     }
 
     #[test]
@@ -266,6 +289,17 @@ mod tests {
         let told = format!(r#"{base},"calling_ae_title":"GATE"}}"#);
         let Reach::Dimse(peer) = destination(&told).unwrap().reach else { panic!() };
         assert_eq!(peer.calling_ae_title.as_str(), "GATE");
+    }
+
+    #[test]
+    fn the_node_itself_is_no_destination() {
+        for json in [
+            r#"{"name":"a","kind":"dimse","ae_title":"P","host":"localhost","port":8080}"#,
+            r#"{"name":"a","kind":"stow","url":"http://127.0.0.1:8080/dicom-web"}"#,
+            r#"{"name":"a","kind":"dimse","ae_title":"P","host":"h","port":104,"query_url":"http://localhost:8080/x"}"#,
+        ] {
+            assert!(destination(json).unwrap_err().contains("is this node itself"), "{json}");
+        }
     }
 
     #[test]

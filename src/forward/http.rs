@@ -5,10 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use super::destination::{Credentials, Failure, WebPeer};
+use super::own_doors::INSTANCE;
 
 /// Largest answer that is read (a destination is not trusted with our memory).
 pub const LARGEST_ANSWER: usize = 1 << 20;
@@ -22,7 +23,10 @@ pub struct WebClient {
 
 impl WebClient {
     pub fn new(peer: WebPeer) -> Result<WebClient, Failure> {
+        let instance =
+            HeaderValue::from_str(&peer.instance).map_err(|error| Failure::new(error.to_string()))?;
         let http = reqwest::Client::builder()
+            .default_headers(HeaderMap::from_iter([(HeaderName::from_static(INSTANCE), instance)]))
             .connect_timeout(peer.timeout)
             .pool_idle_timeout(Duration::from_secs(20))
             .tcp_nodelay(true)
@@ -93,6 +97,7 @@ pub fn destination_failure(status: StatusCode, headers: &HeaderMap) -> Option<Fa
         403 => "forbids this (HTTP 403); check what our account may do there".into(),
         407 => "a proxy wants credentials (HTTP 407)".into(),
         404 | 405 | 410 | 501 => format!("has no such service at its URL (HTTP {code}); check the url"),
+        508 => "is this node itself, or leads back to it (HTTP 508); give the archive's URL".into(),
         408 | 425 | 429 | 502 | 503 | 504 | 507 => format!("is busy or unwell (HTTP {code})"),
         _ => return None,
     };

@@ -23,6 +23,7 @@ mod dimse;
 mod http;
 mod lane;
 mod orders;
+mod own_doors;
 mod progress;
 pub mod retry;
 mod router;
@@ -34,6 +35,7 @@ mod stow_body;
 pub mod verify;
 
 pub use orders::Which;
+pub use own_doors::{INSTANCE, OwnDoors};
 pub use retry::RetryPolicy;
 pub use stow_answer::StowAnswer;
 pub use verify::{CommitmentReport, ReportOutcome, VerificationPolicy};
@@ -56,6 +58,8 @@ pub struct Forward {
 pub struct ForwardOptions {
     /// The node's own AE title: calls destinations that name no other.
     pub ae_title: AeTitle,
+    /// Never a destination.
+    pub own_doors: OwnDoors,
     pub clock: Arc<dyn Clock>,
     pub retry: RetryPolicy,
     pub verification: VerificationPolicy,
@@ -63,7 +67,9 @@ pub struct ForwardOptions {
 
 impl ForwardOptions {
     pub fn new(ae_title: AeTitle, clock: Arc<dyn Clock>) -> Self {
-        Self { ae_title, clock, retry: RetryPolicy::default(), verification: VerificationPolicy::default() }
+        let own_doors = OwnDoors::new([]);
+        let (retry, verification) = (RetryPolicy::default(), VerificationPolicy::default());
+        Self { ae_title, own_doors, clock, retry, verification }
     }
 }
 
@@ -242,7 +248,7 @@ impl Forward {
         let _alone = inner.changing.lock().await;
         let version = setup.version();
         let rules = setup.rules()?;
-        let mut wanted = setup.checked(&inner.options.ae_title)?;
+        let mut wanted = setup.checked(&inner.options)?;
         let deciding = inner.deciding.lock().await;
         for running in inner.all() {
             if !wanted.contains_key(running.lane.name()) {
@@ -298,6 +304,10 @@ impl Forward {
         let stops = lanes.iter().map(|running| running.stop(grace));
         futures_util::future::join_all(stops).await;
         self.inner.router.wait().await;
+    }
+
+    pub fn own_doors(&self) -> &OwnDoors {
+        &self.inner.options.own_doors
     }
 
     /// Names the rules and destinations in force; the same setup has the same number.
@@ -414,10 +424,11 @@ impl Setup {
         Rules::new(names.collect(), self.rules.clone()).map_err(ForwardError::Refused)
     }
 
-    fn checked(self, own: &AeTitle) -> Result<BTreeMap<String, Wanted>, ForwardError> {
+    fn checked(self, options: &ForwardOptions) -> Result<BTreeMap<String, Wanted>, ForwardError> {
         let mut checked = BTreeMap::new();
         for ConfiguredDestination { config, from_file, paused } in self.destinations {
-            let destination = Destination::new(config, own).map_err(ForwardError::Refused)?;
+            let destination = Destination::new(config, &options.ae_title, &options.own_doors)
+                .map_err(ForwardError::Refused)?;
             let name = destination.name.clone();
             if checked.insert(name.clone(), Wanted { destination, from_file, paused }).is_some() {
                 return Err(ForwardError::Refused(format!("two destinations are called {name:?}")));

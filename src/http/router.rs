@@ -20,6 +20,7 @@ use super::principal::authenticate;
 use super::state::HttpState;
 use crate::auth::{Principal, Scope};
 use crate::dicom::Uid;
+use crate::forward::INSTANCE;
 use crate::telemetry::metrics;
 
 /// Header fields of one request, names and values together, and the length of its target.
@@ -165,6 +166,7 @@ impl Endpoint for Resource {
 impl Resource {
     async fn answer(&self, request: Request, caller: &mut Option<String>) -> Result<Response, ApiError> {
         check_headers(&request)?;
+        check_sender(&request, &self.state.instance)?;
         let open = self.entries.iter().any(|entry| entry.scope.is_none());
         let principal =
             if open { None } else { Some(authenticate(&self.state.keys, request.headers()).await?) };
@@ -227,6 +229,18 @@ fn check_scope(entry: &Entry, principal: Option<&Principal>) -> Result<(), ApiEr
 
 /// What every address refuses: oversized headers, and content codings, which would let few bytes
 /// become many.
+/// Delivered to itself, an object would count as delivered.
+fn check_sender(request: &Request, own: &str) -> Result<(), ApiError> {
+    if request.header(INSTANCE) != Some(own) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::LOOP_DETECTED,
+        "DESTINATION_IS_ITSELF",
+        "This request comes from this very node: one of its destinations is itself.",
+    ))
+}
+
 fn check_headers(request: &Request) -> Result<(), ApiError> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > HEADER_LIMIT {
@@ -317,6 +331,7 @@ mod tests {
             spool,
             keys: Keys::new(KeyRows::new(store), Arc::new(SystemClock)),
             public_url: String::new(),
+            instance: "".into(),
             limits: config.limits,
             part_buffers: Default::default(),
             metadata: Default::default(),

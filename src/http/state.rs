@@ -23,6 +23,8 @@ pub struct HttpState {
     /// What clients call this node, without a trailing slash; URLs in answers start with it,
     /// because `Host` is the client's claim.
     pub public_url: String,
+    /// What requests to destinations bear: one that comes here was sent by this node.
+    pub instance: Arc<str>,
     pub limits: LimitsConfig,
     pub part_buffers: PartBuffers,
     pub metadata: MetadataCache,

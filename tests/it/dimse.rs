@@ -26,6 +26,7 @@ fn peer(server: &Server) -> Peer {
         called_ae_title: AeTitle::parse("ARCHIVE").unwrap(),
         calling_ae_title: AeTitle::parse("RELAYPACS").unwrap(),
         timeout: Duration::from_secs(20),
+        never: [].into(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! How an outgoing association comes about: connect, propose, understand the answer (PS3.8
 //! §7.1, §9.3.2–§9.3.4).
 
+use std::io::Error;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use dicom_ul::pdu::Pdu;
@@ -52,10 +54,22 @@ async fn open(peer: &Peer) -> Result<PduStream, ScuError> {
     let failed = |source| ScuError::Connect { host: format!("{}:{}", peer.host, peer.port), source };
     let connecting = TcpStream::connect((peer.host.as_str(), peer.port));
     let connected = timeout(peer.timeout, connecting).await.map_err(|_| ScuError::TimedOut(peer.timeout))?;
-    let mut pdus = connected.and_then(|io| PduStream::requesting(io, LARGEST_PDU)).map_err(failed)?;
+    let elsewhere =
+        connected.and_then(|io| if is_own(&io, peer)? { Err(Error::other(ITSELF)) } else { Ok(io) });
+    let mut pdus = elsewhere.and_then(|io| PduStream::requesting(io, LARGEST_PDU)).map_err(failed)?;
     pdus.set_write_limit(peer.timeout);
     pdus.set_close_limit(CLOSE_LIMIT.min(peer.timeout));
     Ok(pdus)
+}
+
+const ITSELF: &str = "it is this node itself, which would free what it delivers there";
+
+/// A machine that connects to itself does so from the address that it connects.
+fn is_own(connected: &TcpStream, peer: &Peer) -> std::io::Result<bool> {
+    let (remote, local) = (connected.peer_addr()?, connected.local_addr()?);
+    let is_met =
+        |own: &SocketAddr| own.ip() == remote.ip() || own.ip().is_unspecified() && remote.ip() == local.ip();
+    Ok(peer.never.iter().any(|own| own.port() == remote.port() && is_met(own)))
 }
 
 async fn negotiate(
@@ -152,6 +166,7 @@ mod tests {
             called_ae_title: AeTitle::parse("ARCHIVE").unwrap(),
             calling_ae_title: AeTitle::parse("RELAYPACS").unwrap(),
             timeout: Duration::from_secs(5),
+            never: [].into(),
         }
     }
 

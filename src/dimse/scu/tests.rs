@@ -28,6 +28,7 @@ impl Listener {
             called_ae_title: AeTitle::parse("ARCHIVE").unwrap(),
             calling_ae_title: AeTitle::parse("RELAYPACS").unwrap(),
             timeout,
+            never: [].into(),
         }
     }
 

@@ -68,6 +68,7 @@ pub async fn door_with(limits: &str) -> Door {
         spool: foundation.spool.clone(),
         keys: foundation.keys.clone(),
         public_url: PUBLIC_URL.to_owned(),
+        instance: "".into(),
         limits,
         part_buffers: PartBuffers::default(),
         metadata: MetadataCache::default(),

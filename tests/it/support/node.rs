@@ -88,6 +88,7 @@ impl TestNode {
             called_ae_title: AeTitle::parse("RELAYPACS").unwrap(),
             calling_ae_title: AeTitle::parse("MODALITY").unwrap(),
             timeout: DEADLINE,
+            never: [].into(),
         };
         let explicit = "1.2.840.10008.1.2.1".to_owned();
         let proposal = Proposal {
