@@ -82,11 +82,12 @@ pub(super) fn parse(bytes: &[u8], layout: Layout) -> Parsed {
         if vr != VR::SQ || matches!(length_32, 0 | u32::MAX) {
             return header(vr, length_32, 8, true);
         }
-        // Some writers have other VRs here than the dictionary: a sequence begins with an item.
+        // Some writers have other VRs here than the dictionary: a sequence begins with an item, which has 8 bytes at
+        // least. Of a shorter one nothing behind it says anything.
         return match rest {
+            _ if length_32 < 8 => header(VR::UN, length_32, 8, true),
             [a, b, c, d, ..] if is_item([*a, *b, *c, *d]) => header(VR::SQ, length_32, 8, true),
             [_, _, _, _, ..] => header(VR::UN, length_32, 8, true),
-            _ if length_32 < 8 => header(VR::UN, length_32, 8, true),
             _ => Parsed::Needs(12),
         };
     }

@@ -149,6 +149,14 @@ fn common_damage_is_walked() {
 }
 
 #[test]
+fn a_sequence_too_short_for_an_item_is_none_whatever_stands_behind_it() {
+    // Two bytes that begin an item's tag, and an element whose tag would end it.
+    let bytes = b"\x40\x00\x75\x02\x02\x00\x00\x00\xFE\xFF\x00\xE0\x00\x00\x00\x00\x00\x00";
+    let whole = walk_by(IMPLICIT, bytes, bytes.len()).unwrap();
+    assert_eq!(walk_by(IMPLICIT, bytes, 1).unwrap(), whole);
+}
+
+#[test]
 fn broken_structure_is_refused() {
     let too_long_in_item =
         b"\x08\0\x40\x11SQ\0\0\x12\0\0\0\xFE\xFF\x00\xE0\x0A\0\0\0\x08\0\x50\x11UI\x04\x001234";
