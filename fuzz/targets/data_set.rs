@@ -43,13 +43,10 @@ impl Sent {
         Sent { syntax, bytes, chunks: (choice & 0x7F) / SYNTAXES.len() as u8 }
     }
 
-    /// An error without its place where that says little: how much comes out before a deflate stream breaks depends on
-    /// how its bytes arrive.
+    /// An error, or only that there was one: how much comes out before a deflate stream breaks depends on how its bytes
+    /// arrive, and so what is found wrong first.
     pub fn told(&self, error: ScanError) -> ScanError {
-        match error {
-            ScanError::Malformed { what, .. } if self.is_deflated() => ScanError::Malformed { at: 0, what },
-            error => error,
-        }
+        if self.is_deflated() { ScanError::Malformed { at: 0, what: "something" } } else { error }
     }
 
     /// The encoding under the deflate stream, if there is one, is that of the bytes.

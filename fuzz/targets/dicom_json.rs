@@ -49,7 +49,7 @@ fn read(sent: &Sent, chunk: usize) -> Result<Dataset, ScanError> {
     for piece in sent.bytes.chunks(chunk) {
         reader.push(piece).map_err(|error| sent.told(error))?;
     }
-    reader.finish()
+    reader.finish().map_err(|error| sent.told(error))
 }
 
 /// PS3.18 §F.2: an element has a VR and one of three forms of value at most.

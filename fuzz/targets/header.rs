@@ -34,7 +34,7 @@ fn scan(sent: &Sent, limits: ScanLimits, chunk: usize) -> Result<Header, ScanErr
     for piece in sent.bytes.chunks(chunk) {
         scanner.push(piece).map_err(|error| sent.told(error))?;
     }
-    scanner.finish()
+    scanner.finish().map_err(|error| sent.told(error))
 }
 
 fn check(header: &Header) {
@@ -122,7 +122,7 @@ fn walk(sent: &Sent, chunk: usize) -> Result<(u64, u64), ScanError> {
         }
     }
     assert!(ledger.events <= 3 * LIMITS.elements + 3, "{} events", ledger.events);
-    tokenizer.finish()?;
+    tokenizer.finish().map_err(|error| sent.told(error))?;
     if !sent.is_deflated() {
         assert!(ledger.frames.is_empty(), "finished with {:?} open", ledger.frames);
     }
