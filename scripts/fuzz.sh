@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Fuzzing on stable Rust; docs/fuzzing.md says what is fuzzed. Usage: fuzz.sh [planted|run|keep]
+# Fuzzing on stable Rust; docs/fuzzing.md says what is fuzzed. Usage: fuzz.sh [planted|run|only|keep]
 #   planted  proves that each target finds the bug planted in it, within PLANTED_SECONDS: by branches, or else by numbers
-#   run      that, then each target for SECONDS_EACH
+#   run      that, then each target for SECONDS_EACH; `only` leaves the planted ones out
 #   keep     takes what is new into fuzz/corpus, minimised; regression-* stay as they are
-# TARGETS chooses some of them. What fails is kept in fuzz/found/.
+# TARGETS chooses some of them, NO_BUILD=1 takes the last build. What fails is kept in fuzz/found/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -56,10 +56,10 @@ planted() {
     printf '%-12s %10s %12s  %s\n' target seconds executions by
     for target in "${targets[@]}"; do
         prepare "$target"
-        local by=nothing begun=${EPOCHREALTIME/./}
+        local by begun=${EPOCHREALTIME/./}
         if finds_planted "$target"; then by=branches
         elif begun=${EPOCHREALTIME/./} && finds_planted "$target" -use_value_profile=1; then by=numbers
-        else failed=1; fi
+        else by="nothing, see $work/$target.txt" failed=1; fi
         local took=$((${EPOCHREALTIME/./} - begun))
         printf '%-12s %10s %12s  %s\n' "$target" "$((took / 1000000)).$((took / 100000 % 10))" "$(executions "$target")" "$by"
     done

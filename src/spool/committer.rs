@@ -227,15 +227,11 @@ impl Committer {
         crate::telemetry::metrics::spool_commit(begun.elapsed().as_secs_f64(), records);
     }
 
-    /// Half a record may stand where the next one goes: its numbers are not used again. At the beginning of a segment
-    /// their lack would look like a loss; there the next start finds out what stands.
+    /// Half a record may stand where the next one goes: its numbers are not used again. But at the beginning of a
+    /// segment, where their lack would look like a loss: what was written there was told to nobody, and is written over.
     fn burn_numbers(&mut self, batch: &Batch) {
-        if !std::mem::take(&mut self.writing) {
-            return;
-        }
-        self.position.sequence = self.position.sequence.max(batch.end_sequence());
-        if self.position.offset == FIRST_RECORD {
-            self.shared.fail("the first record of a segment could not be written");
+        if std::mem::take(&mut self.writing) && self.position.offset > FIRST_RECORD {
+            self.position.sequence = self.position.sequence.max(batch.end_sequence());
         }
     }
 

@@ -191,6 +191,8 @@ impl Maintenance {
                 return Ok(());
             }
             self.freed_early_at = None;
+            // What was dead may have been in it: the next one is not copied for what is gone already.
+            self.survey = None;
         }
         Ok(())
     }
