@@ -22,6 +22,8 @@ def built():
 
 
 FAULTS = [
+    Fault("log", "read", EIO, 1, lasting=True),
+    Fault("log", "read", EIO, 3),
     Fault("log", "write", ENOSPC, 3),
     Fault("log", "write", EIO, 4),
     Fault("log", "write", EIO, 2, lasting=True),

@@ -6,8 +6,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::damage::is_unreadable;
-
 /// Zeros in logs that were begun before there was one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogId {
@@ -45,10 +43,7 @@ impl LogId {
     /// As the folder's file has it.
     pub fn read(folder: &Path) -> io::Result<Option<LogId>> {
         let bytes = match std::fs::read(folder.join(FILE)) {
-            // Segments have it too.
-            Err(error) if error.kind() == io::ErrorKind::NotFound || is_unreadable(&error) => {
-                return Ok(None);
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read?,
         };
         let Some((id, checksum)) = bytes.split_first_chunk::<LENGTH>() else { return Ok(None) };

@@ -302,21 +302,23 @@ fn header(generation: u32, log: LogId) -> [u8; HEADER_LENGTH] {
 /// What tells the records of this log: as a segment has it, or else its file. A log without one was begun by an earlier
 /// version; a new one gets one.
 fn find_log_id(dir: &Path, paths: &[PathBuf]) -> io::Result<LogId> {
-    let in_file = LogId::read(dir)?;
+    let in_file = LogId::read(dir);
     let segments = paths.iter().filter(|path| slot_of(path).is_some());
-    let mut is_old = false;
+    let (mut is_old, mut met_unreadable) = (false, false);
     for path in segments {
-        let mut begin = [0; HEADER_LENGTH];
-        match Forgiving::of(&File::open(path)?).read_exact_at(&mut begin, 0) {
+        let file = File::open(path)?;
+        let (source, mut begin) = (Forgiving::of(&file), [0; HEADER_LENGTH]);
+        match source.read_exact_at(&mut begin, 0) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
             read => read?,
         }
+        met_unreadable |= source.met_unreadable();
         let (head, rest) = begin.split_at(16);
         if let Some((id, checksum)) = rest.split_first_chunk()
             && crc32c::crc32c(id).to_le_bytes() == *checksum
         {
             let id = LogId::decode(id);
-            if in_file != Some(id) {
+            if !matches!(in_file, Ok(Some(noted)) if noted == id) {
                 id.write(dir)?;
             }
             return Ok(id);
@@ -326,8 +328,12 @@ fn find_log_id(dir: &Path, paths: &[PathBuf]) -> io::Result<LogId> {
     if is_old {
         return Ok(LogId::default());
     }
-    if let Some(id) = in_file {
+    if let Some(id) = in_file? {
         return Ok(id);
+    }
+    // With another one, nothing in the log would count as its record any more.
+    if met_unreadable {
+        return Err(untold());
     }
     let id = LogId::random();
     id.write(dir)?;
@@ -335,21 +341,31 @@ fn find_log_id(dir: &Path, paths: &[PathBuf]) -> io::Result<LogId> {
 }
 
 /// The generation that the segment was last written under; `None` for one never used. Where the
-/// segment's header is damaged, its records say.
+/// segment's header is damaged, its records say, if all of them can be read: what can't must not be written over.
 fn read_generation(file: &File, log: LogId) -> io::Result<Option<u32>> {
     let size = file.metadata()?.len();
     if size < FIRST_RECORD + super::record::HEADER_LENGTH as u64 {
         return Ok(None);
     }
-    let mut begin = vec![0; size.min(NEVER_USED) as usize];
-    Forgiving::of(file).read_exact_at(&mut begin, 0)?;
-    if begin[0..8] == MAGIC && crc32c::crc32c(&begin[..12]).to_le_bytes() == begin[12..16] {
-        return Ok(Some(u32::from_le_bytes([begin[8], begin[9], begin[10], begin[11]])));
+    let mut head = [0; FIRST_RECORD as usize];
+    Forgiving::of(file).read_exact_at(&mut head, 0)?;
+    if head[0..8] == MAGIC && crc32c::crc32c(&head[..12]).to_le_bytes() == head[12..16] {
+        return Ok(Some(u32::from_le_bytes([head[8], head[9], head[10], head[11]])));
     }
-    if begin.iter().all(|byte| *byte == 0) {
-        return Ok(None);
-    }
-    super::scan::generation_of(&Forgiving::of(file), log, size)
+    let records = Forgiving::of(file);
+    let mut begin = vec![0; (size.min(NEVER_USED) - FIRST_RECORD) as usize];
+    records.read_exact_at(&mut begin, FIRST_RECORD)?;
+    let never_used = head.iter().chain(&begin).all(|byte| *byte == 0);
+    let newest = if never_used { None } else { super::scan::generation_of(&records, log, size)? };
+    if records.met_unreadable() { Err(untold()) } else { Ok(newest) }
+}
+
+/// An error that may pass; and a person can tell that it will not.
+fn untold() -> io::Error {
+    io::Error::other(
+        "the disk can't read where its generation stands, so nobody knows what it holds. Try again; if it is lost for \
+         good, move the file away, and what it held is named as missing",
+    )
 }
 
 #[cfg(test)]
