@@ -108,7 +108,7 @@ impl Node {
             instance,
             limits: config.limits.clone(),
             part_buffers: http::PartBuffers::default(),
-            metadata: http::MetadataCache::default(),
+            metadata: http::MetadataMemory::default(),
             dependencies: observe::dependencies(&self.foundation, &self.running),
         });
         for listener in http {

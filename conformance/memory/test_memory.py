@@ -1,5 +1,7 @@
 """Objects of any size pass through a small node: nothing of an object is ever held as a whole."""
 
+import concurrent.futures
+import dataclasses
 import hashlib
 import subprocess
 import threading
@@ -8,7 +10,7 @@ import pytest
 
 import clients
 import instances
-from instances import Instance, elements, encode, split_part10
+from instances import Instance, elements, encode, explicit_element, split_part10
 from pdu import RawAssociation
 from processes import free_port, listens, stop
 from waiting import wait_until
@@ -172,3 +174,45 @@ def test_a_big_stow_request_streams_too(make_subject):
     assert node.held()[big.about.sop_instance] == [big.sha256]
     peak = node.memory("VmHWM")
     assert peak < LIMIT, f"{peak >> 20} MiB"
+
+
+def annotated(study, items):
+    """An object with a sequence of so many items, of 106 bytes each, and the same text in each."""
+    ds = elements(StudyInstanceUID=study)
+    del ds.PixelData
+    item = b"\xfe\xff\x00\xe0\x62\0\0\0" + explicit_element(0x00111001, b"LO", b"a \"text\" & more" * 6)
+    sequence = b"\x11\0\x00\x11SQ\0\0" + (items * len(item)).to_bytes(4, "little") + items * item
+    one = instances.of(ds)
+    return dataclasses.replace(one, data_set=encode(ds) + explicit_element(0x00110010, b"LO", b"ACME") + sequence)
+
+
+def metadata_of(node, study, accept):
+    response = node.http.get(f"{node.dicomweb}/studies/{study}/metadata", headers={"Accept": accept}, timeout=120)
+    return response.status_code, response.content.count(b"a \\\"text" if "json" in accept else b"a &quot;text")
+
+
+def test_metadata_of_any_length_share_their_memory(make_subject):
+    """Each takes some 100 MiB while it is made: four answers, with four of them each."""
+    node = make_subject()
+    study = instances.new_uid()
+    many = [annotated(study, 100_000) for _ in range(4)]
+    clients.store_all(node, many)
+    clients.indexed(node, many, 60)
+    accepts = ["application/dicom+json", 'multipart/related; type="application/dicom+xml"'] * 2
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda accept: metadata_of(node, study, accept), accepts))
+    assert answers == [(200, 4 * 100_000 * 6)] * 4
+    peak = node.memory("VmHWM")
+    print(f"peak memory {peak >> 20} MiB")
+    assert peak < 400 << 20, f"{peak >> 20} MiB"
+
+
+def test_metadata_that_no_memory_is_given_are_refused_and_the_object_is_not(make_subject):
+    node = make_subject()
+    one = annotated(instances.new_uid(), 300_000)
+    clients.store_all(node, [one])
+    clients.indexed(node, [one], 60)
+    response = node.http.get(node.dicomweb + one.path + "/metadata", timeout=60)
+    assert (response.status_code, response.json()["code"]) == (500, "METADATA_TOO_LONG")
+    assert retrieved_sha256(node, one) == one.sha256
+    assert node.memory("VmHWM") < LIMIT

@@ -29,6 +29,18 @@ impl MetadataReader {
         }
     }
 
+    /// Keeps nothing any more once that takes more than about `most` bytes, with the text that is made of it; how much it
+    /// would be is still counted.
+    pub fn within(mut self, most: u64) -> Self {
+        self.builder.most = most;
+        self
+    }
+
+    /// About the bytes of memory that the data set takes, with the text that is made of it.
+    pub fn cost(&self) -> u64 {
+        self.builder.cost
+    }
+
     /// Takes the next bytes; an error is final.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), ScanError> {
         self.tokenizer.push(bytes, &mut self.builder)
@@ -55,9 +67,21 @@ impl MetadataReader {
 const LONGEST_INLINE: u32 = 1 << 10;
 /// Numbers take many times more room as text; longer values of them are bulk data, too.
 const LONGEST_NUMBERS: u32 = 64 << 10;
+/// Of text that may be given by reference (PS3.18 §F.2.6).
+const LONGEST_TEXT: u32 = 1 << 20;
+
+/// About the memory that these take, as JSON or XML too: an element or item, one of its values, a byte of text (which XML
+/// may escape), a byte of a number in binary.
+const ELEMENT: u64 = 384;
+const VALUE: u64 = 64;
+const TEXT_BYTE: u64 = 6;
+const NUMBER_BYTE: u64 = 32;
 
 struct Builder {
     bulk_data_uri: String,
+    cost: u64,
+    /// Of `cost`; beyond it nothing is kept.
+    most: u64,
     /// The top of the data set, then by turns a sequence and the item in it.
     top: Item,
     frames: Vec<Frame>,
@@ -90,11 +114,7 @@ impl Sink for Builder {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Element(element) => self.begin_element(element),
-            Event::Value(bytes) => {
-                if let Some(current) = &mut self.current {
-                    current.bytes.extend_from_slice(bytes);
-                }
-            }
+            Event::Value(bytes) => self.add_to_value(bytes),
             Event::ElementEnd => self.end_element(),
             Event::SequenceStart(element) => {
                 self.frames.push(Frame { tag: element.tag, items: Vec::new(), item: None });
@@ -112,6 +132,8 @@ impl Builder {
     fn new(bulk_data_uri: String) -> Self {
         Self {
             bulk_data_uri,
+            cost: 0,
+            most: u64::MAX,
             top: Item::default(),
             frames: Vec::new(),
             current: None,
@@ -129,17 +151,50 @@ impl Builder {
         let longest = match element.vr {
             _ if is_pixel_data(element.tag) => 0,
             vr if value::is_binary(vr) => LONGEST_INLINE,
-            VR::AT | VR::FD | VR::FL | VR::SL | VR::SS | VR::SV | VR::UL | VR::US | VR::UV => LONGEST_NUMBERS,
+            vr if value::is_binary_number(vr) => LONGEST_NUMBERS,
             VR::DS | VR::IS => LONGEST_NUMBERS,
+            VR::LT | VR::ST | VR::UC | VR::UT => LONGEST_TEXT,
             _ => u32::MAX,
         };
         if length > longest {
             return self.refer_to(&element);
         }
+        self.spend(ELEMENT);
         self.current = Some(Current { element, bytes: Vec::new() });
     }
 
+    fn add_to_value(&mut self, bytes: &[u8]) {
+        let Some(current) = &self.current else { return };
+        let values = memchr::memchr_iter(b'\\', bytes).count() as u64;
+        let byte = if value::is_binary_number(current.element.vr) { NUMBER_BYTE } else { TEXT_BYTE };
+        self.spend(bytes.len() as u64 * byte + values * VALUE);
+        if self.is_over() {
+            return;
+        }
+        if let Some(current) = &mut self.current {
+            current.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    fn spend(&mut self, bytes: u64) {
+        let was_within = !self.is_over();
+        self.cost += bytes;
+        if was_within && self.is_over() {
+            self.top = Item::default();
+            self.frames.iter_mut().for_each(|frame| (frame.items, frame.item) = (Vec::new(), None));
+            self.current.iter_mut().for_each(|current| current.bytes = Vec::new());
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.cost > self.most
+    }
+
     fn refer_to(&mut self, element: &Element) {
+        self.spend(ELEMENT + 2 * TEXT_BYTE * self.bulk_data_uri.len() as u64);
+        if self.is_over() {
+            return;
+        }
         let mut uri = self.bulk_data_uri.clone();
         for frame in &self.frames {
             uri += &format!("/{}/{}", hex(frame.tag), frame.items.len() + 1);
@@ -151,6 +206,9 @@ impl Builder {
 
     fn end_element(&mut self) {
         let Some(Current { element, mut bytes }) = self.current.take() else { return };
+        if self.is_over() {
+            return;
+        }
         if element.tag == tags::SPECIFIC_CHARACTER_SET {
             self.here().charset = Charset::parse(&String::from_utf8_lossy(&bytes));
             self.here().dataset.set(element.tag, VR::CS, "ISO_IR 192");
@@ -184,6 +242,10 @@ impl Builder {
     }
 
     fn begin_item(&mut self) {
+        self.spend(ELEMENT);
+        if self.is_over() {
+            return;
+        }
         // An item has the character set of what it is in, unless it names another (PS3.5 §7.5.3).
         let charset = self.here().charset;
         if let Some(frame) = self.frames.last_mut() {
@@ -197,7 +259,7 @@ impl Builder {
     }
 
     fn end_sequence(&mut self) {
-        let Some(frame) = self.frames.pop() else { return };
+        let Some(frame) = self.frames.pop().filter(|_| self.cost <= self.most) else { return };
         self.here().dataset.set_sequence(frame.tag, frame.items);
     }
 

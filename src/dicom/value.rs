@@ -31,6 +31,11 @@ fn map<const N: usize>(bytes: &[u8], number: impl Fn([u8; N]) -> String) -> Vec<
     bytes.as_chunks::<N>().0.iter().map(|chunk| number(*chunk)).collect()
 }
 
+/// VRs of which [`binary_numbers`] makes text.
+pub fn is_binary_number(vr: VR) -> bool {
+    matches!(vr, VR::AT | VR::FD | VR::FL | VR::SL | VR::SS | VR::SV | VR::UL | VR::US | VR::UV)
+}
+
 /// VRs whose values are neither text nor numbers.
 pub fn is_binary(vr: VR) -> bool {
     matches!(vr, VR::OB | VR::OD | VR::OF | VR::OL | VR::OV | VR::OW | VR::UN | VR::SQ)

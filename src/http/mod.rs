@@ -15,6 +15,6 @@ pub mod server;
 pub mod socket;
 pub mod state;
 
-pub use dicomweb::{MetadataCache, PartBuffers};
+pub use dicomweb::{MetadataMemory, PartBuffers};
 pub use server::serve;
 pub use state::{HttpState, Probe};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::dicomweb::{MetadataCache, PartBuffers};
+use super::dicomweb::{MetadataMemory, PartBuffers};
 use super::health::Dependency;
 use crate::auth::Keys;
 use crate::config::LimitsConfig;
@@ -27,7 +27,7 @@ pub struct HttpState {
     pub instance: Arc<str>,
     pub limits: LimitsConfig,
     pub part_buffers: PartBuffers,
-    pub metadata: MetadataCache,
+    pub metadata: MetadataMemory,
     /// Dependencies other than the log, which readiness asks itself.
     pub dependencies: Probe,
 }

@@ -120,3 +120,21 @@ fn a_long_list_of_numbers_is_bulk_data() {
     bytes.extend([0; 0x2_0000]);
     assert_eq!(metadata(IMPLICIT, &bytes)["00283006"]["BulkDataURI"], "/bulk/00283006");
 }
+
+#[test]
+fn what_takes_too_much_memory_is_counted_and_not_kept() {
+    let item = b"\xFE\xFF\x00\xE0\x10\0\0\0\x10\0\x10\0PN\x08\0Doe^Jane";
+    let mut bytes = b"\x08\0\x40\x11SQ\0\0\xFF\xFF\xFF\xFF".to_vec();
+    bytes.extend(item.repeat(1000));
+    bytes.extend(b"\xFE\xFF\xDD\xE0\0\0\0\0\x10\0\x10\0PN\x08\0Doe^Jane");
+    let syntax = TransferSyntax::by_uid(EXPLICIT).unwrap();
+    let read = |most| {
+        let mut reader = MetadataReader::new(syntax, ScanLimits::default(), "/bulk").within(most);
+        bytes.chunks(7).for_each(|chunk| reader.push(chunk).unwrap());
+        (reader.cost(), reader.finish().unwrap())
+    };
+    let (cost, whole) = read(u64::MAX);
+    assert!(cost > 500_000, "{cost}");
+    assert_eq!(read(cost), (cost, whole));
+    assert_eq!(read(cost - 1), (cost, Dataset::default()));
+}

@@ -1,22 +1,24 @@
 //! `/metadata` of studies, series and instances (PS3.18 §10.4.1.1.2): each data set converted as
-//! its bytes are read, a few at a time, so that a large study costs no more than they do.
+//! its bytes are read, a few at a time, so that a large study costs no more than they do. One whose metadata are long
+//! waits for its turn, and for memory that all such answers share.
 //! Pixels are not read, so an object's SHA-256 is not checked here: an object that is known to be
 //! damaged is refused, and the scrub reads them all.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use poem::http::{Method, StatusCode, header};
 use poem::{Body, Response};
 
 use super::accept::{self, DICOM_JSON, DICOM_XML_PARTS, JSON};
+use super::metadata_memory::{MetadataMemory, SHORT};
 use super::multipart::Framing;
 use super::resource::{ReadError, Resource, Survey, begun, partial_content};
 use crate::dicom::metadata::MetadataReader;
 use crate::dicom::transfer_syntax::{self, Encoding};
 use crate::dicom::{Dataset, ScanLimits, TransferSyntax, json, xml};
-use crate::http::body::streamed;
+use crate::http::body::{BodySink, streamed};
 use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::http::state::HttpState;
@@ -78,14 +80,21 @@ enum Form {
 }
 
 impl Form {
-    fn add(&self, body: &mut Vec<u8>, text: &[u8], is_first: bool) {
+    /// What stands before a data set.
+    fn begin(&self, body: &mut Vec<u8>, is_first: bool) {
         match self {
             Form::Json => body.push(if is_first { b'[' } else { b',' }),
             Form::Xml(framing) => {
                 body.extend_from_slice(&framing.open("Content-Type: application/dicom+xml\r\n"));
             }
         }
-        body.extend_from_slice(text);
+    }
+
+    fn writer(&self) -> fn(&Dataset) -> String {
+        match self {
+            Form::Json => json_text,
+            Form::Xml(_) => xml::document,
+        }
     }
 
     fn end(&self, body: &mut Vec<u8>) {
@@ -96,61 +105,135 @@ impl Form {
     }
 }
 
+/// An object's metadata, made ahead of its turn …
+enum Made {
+    Text(Bytes),
+    /// … or not yet: it takes about so many bytes of memory.
+    Long(Located, u64),
+}
+
 async fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Result<Body, ApiError> {
     let state = call.state.clone();
-    let is_json = matches!(form, Form::Json);
     let stall = state.limits.http_stall;
+    let Some(room) = state.metadata.answer(stall).await else { return Err(busy()) };
     let held = resource.held(&state, survey.first);
-    let texts = held.map_ok(move |located| text_of(state.clone(), located, is_json)).try_buffered(AHEAD);
-    let mut texts = begun(texts).await?;
+    let (is_json, makes) = (matches!(form, Form::Json), state.clone());
+    let made = held.map_ok(move |located| make(makes.clone(), located, is_json)).try_buffered(AHEAD);
+    let made = begun(made).await?;
     Ok(streamed(stall, move |sink| async move {
-        let (mut is_first, mut body) = (true, Vec::new());
-        while let Some(text) = texts.next().await {
-            let Ok(text) = text else { return sink.fail("the metadata of an object can't be made").await };
-            form.add(&mut body, &text, is_first);
-            is_first = false;
-            if body.len() >= PIECE && sink.send(std::mem::take(&mut body).into()).await.is_err() {
-                return;
-            }
+        if let Err(why) = send(&state, form, made, &sink).await {
+            sink.fail(why).await;
         }
-        form.end(&mut body);
-        let _ = sink.send(body.into()).await;
+        drop(room);
     }))
 }
 
-async fn text_of(state: Arc<HttpState>, located: Located, is_json: bool) -> Result<Bytes, ApiError> {
-    let entry = located.entry;
-    let answer = |error: ReadError| error.answer(entry);
-    if !is_json {
-        return convert(&state, located, xml::document).await.map_err(answer);
-    }
-    if let Some(text) = state.metadata.get(entry).await {
-        return Ok(text);
-    }
-    let object = |dataset: &Dataset| json::object(dataset).to_string();
-    let text = convert(&state, located, object).await.map_err(answer)?;
-    state.metadata.keep(entry, text.clone()).await;
-    Ok(text)
+fn busy() -> ApiError {
+    ApiError::unavailable("BUSY", "Too many answers with metadata are under way.")
 }
 
+/// Sends what is made, in its order; an error breaks the answer off.
+async fn send(
+    state: &HttpState,
+    form: Form,
+    mut made: impl Stream<Item = Result<Made, ApiError>> + Unpin,
+    sink: &BodySink,
+) -> Result<(), &'static str> {
+    const UNMADE: &str = "the metadata of an object can't be made";
+    let (mut is_first, mut body) = (true, Vec::new());
+    while let Some(made) = made.next().await {
+        form.begin(&mut body, is_first);
+        is_first = false;
+        match made.map_err(|_| UNMADE)? {
+            Made::Text(text) => body.extend_from_slice(&text),
+            Made::Long(located, cost) => {
+                let room = state.metadata.long(cost, state.limits.http_stall).await;
+                let _room = room.ok_or("no memory came free for metadata that are so long")?;
+                let text = convert(state, located, form.writer(), u64::MAX).await.map_err(|_| UNMADE)?;
+                let Made::Text(text) = text else { return Err(UNMADE) };
+                // Copied: what waits for the client must not keep all of it.
+                for piece in text.chunks(PIECE) {
+                    body.extend_from_slice(piece);
+                    if sink.send(std::mem::take(&mut body).into()).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        if body.len() >= PIECE && sink.send(std::mem::take(&mut body).into()).await.is_err() {
+            return Ok(());
+        }
+    }
+    form.end(&mut body);
+    let _ = sink.send(body.into()).await;
+    Ok(())
+}
+
+async fn make(state: Arc<HttpState>, located: Located, is_json: bool) -> Result<Made, ApiError> {
+    if !is_json {
+        return convert(&state, located, xml::document, SHORT).await;
+    }
+    let entry = located.entry;
+    if let Some(text) = state.metadata.get(entry).await {
+        return Ok(Made::Text(text));
+    }
+    let made = convert(&state, located, json_text, SHORT).await?;
+    if let Made::Text(text) = &made {
+        state.metadata.keep(entry, text.clone()).await;
+    }
+    Ok(made)
+}
+
+fn json_text(dataset: &Dataset) -> String {
+    json::object(dataset).to_string()
+}
+
+/// Takes at most about `most` bytes of memory.
 async fn convert(
     state: &HttpState,
     located: Located,
     write: fn(&Dataset) -> String,
-) -> Result<Bytes, ReadError> {
+    most: u64,
+) -> Result<Made, ApiError> {
+    let entry = located.entry;
     let uri = format!("{}/bulkdata", located.url(&state.dicomweb_url()));
-    let reader = MetadataReader::new(&syntax_of(&located), scan_limits(state), &uri);
-    let object = state.spool.open(located.entry, CheckBy::Crc32c).await?;
-    // Of its own length, by which it is weighed when it is kept.
-    let exactly = |text: String| Bytes::from(text.into_boxed_str().into_boxed_bytes());
-    let converted = tokio::task::spawn_blocking(move || Ok(exactly(write(&read(&object, reader)?))));
-    converted
+    let reader = MetadataReader::new(&syntax_of(&located), scan_limits(state), &uri).within(most);
+    let object = state
+        .spool
+        .open(entry, CheckBy::Crc32c)
         .await
-        .unwrap_or_else(|ended| Err(SpoolError::Failed(format!("a conversion ended: {ended}")).into()))
+        .map_err(|error| ReadError::from(error).answer(entry))?;
+    let converted = tokio::task::spawn_blocking(move || {
+        let reader = read(&object, reader)?;
+        let cost = reader.cost();
+        if cost > most {
+            return Ok(Made::Long(located, cost));
+        }
+        // Of its own length, by which it is weighed when it is kept.
+        Ok(Made::Text(Bytes::from(write(&reader.finish()?).into_boxed_str().into_boxed_bytes())))
+    });
+    let made = converted
+        .await
+        .unwrap_or_else(|ended| Err(SpoolError::Failed(format!("a conversion ended: {ended}")).into()));
+    match made.map_err(|error: ReadError| error.answer(entry))? {
+        Made::Long(_, cost) if MetadataMemory::is_too_long(cost) => {
+            tracing::warn!(%entry, cost, "the metadata of an object take more memory than all may");
+            Err(too_long())
+        }
+        made => Ok(made),
+    }
+}
+
+fn too_long() -> ApiError {
+    ApiError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "METADATA_TOO_LONG",
+        "The metadata of an object take more memory than this node gives them; the object itself can be retrieved.",
+    )
 }
 
 /// Blocks.
-fn read(object: &ObjectReader, mut reader: MetadataReader) -> Result<Dataset, ReadError> {
+fn read(object: &ObjectReader, mut reader: MetadataReader) -> Result<MetadataReader, ReadError> {
     let length = object.entry.data_set_length;
     let mut at = 0;
     while at < length {
@@ -164,5 +247,5 @@ fn read(object: &ObjectReader, mut reader: MetadataReader) -> Result<Dataset, Re
         at += chunk.len() as u64;
         reader.push(&chunk)?;
     }
-    Ok(reader.finish()?)
+    Ok(reader)
 }

@@ -10,7 +10,7 @@ pub mod accept;
 pub mod bulk_data;
 pub mod media;
 pub mod metadata;
-mod metadata_cache;
+mod metadata_memory;
 pub mod multipart;
 pub mod qido;
 mod range;
@@ -22,7 +22,7 @@ mod stow_session;
 mod syntaxes;
 pub mod wado;
 
-pub use metadata_cache::MetadataCache;
+pub use metadata_memory::MetadataMemory;
 pub use search_parameters::Search;
 pub use stow_session::PartBuffers;
 
