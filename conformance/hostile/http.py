@@ -348,9 +348,8 @@ def frame(kind, flags, stream, payload=b""):
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)
 
 
-def h2_headers(node):
-    """:method GET, :scheme http, :path /health/live by HPACK's static table and one literal."""
-    path = b"/health/live"
+def h2_headers(node, path=b"/health/live"):
+    """:method GET, :scheme http, :path by HPACK's static table and one literal."""
     return b"\x82\x86" + b"\x04" + bytes([len(path)]) + path + b"\x01\x04node"
 
 
@@ -364,6 +363,25 @@ def rapid_reset(node):
         except ConnectionError:
             return "ended"
         return drained(connection)
+
+
+@TABLE.case("C78c", "HTTP/2 answers that are given no window, and PINGs", "ended")
+def no_window(node):
+    initial_window_size = frame(4, 0, 0, struct.pack(">HI", 4, 0))
+    with connect(node) as connection:
+        connection.sendall(PREFACE + initial_window_size + frame(1, 5, 1, h2_headers(node, b"/unknown")))
+        until = time.monotonic() + 20
+        connection.settimeout(0.3)
+        while time.monotonic() < until:
+            try:
+                connection.sendall(frame(6, 0, 0, bytes(8)))
+                if not connection.recv(65536):
+                    return "ended"
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return "ended"
+        return "held"
 
 
 @TABLE.case("C78b", "CONTINUATION frames without end", "ended")

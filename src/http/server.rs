@@ -3,11 +3,14 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -38,6 +41,9 @@ const HTTP2_PENDING_RESETS: usize = 20;
 const HTTP2_PING: Duration = Duration::from_secs(20);
 /// A connection without a request for so long makes room for another.
 const IDLE: Duration = Duration::from_secs(60);
+/// What an HTTP/2 client has to take of an answer within `http_stall`. Whether it takes anything can't be seen at the
+/// socket, as in HTTP/1: PINGs are answered there, too.
+const HTTP2_PIECE: usize = 64 * 1024;
 /// Pause when accept fails for want of descriptors or memory; to try at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -110,7 +116,7 @@ impl Door {
         let service = service_fn({
             let (door, activity) = (self.clone(), activity.clone());
             move |request: hyper::Request<Incoming>| {
-                let (door, busy) = (door.clone(), activity.begin());
+                let (door, busy) = (door.clone(), activity.begin(request.version() == Version::HTTP_2));
                 let refusal = match activity.heads.take_ambiguous() {
                     true => Some(ambiguous_length()),
                     false => names_no_host(&request).then(no_host),
@@ -121,7 +127,7 @@ impl Door {
                         Some(refusal) => refusal.into(),
                         None => door.answer(request, addresses).await,
                     };
-                    Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
+                    Ok::<_, Infallible>(response.map(|body| Counted::new(body, busy)))
                 }
             }
         });
@@ -130,15 +136,16 @@ impl Door {
         let builder = self.builder();
         let mut connection = std::pin::pin!(builder.serve_connection(io, service));
         let mut draining = false;
+        let limits = &self.state.limits;
         loop {
-            let alarm = activity.alarm(self.state.limits.http_headers);
+            let alarm = activity.alarm(limits.http_headers, limits.http_stall);
             tokio::select! {
                 ended = connection.as_mut() => return Ending::of(ended),
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = tokio::time::sleep_until(alarm) => match activity.overdue(self.state.limits.http_headers) {
+                () = tokio::time::sleep_until(alarm) => match activity.overdue(limits.http_headers, limits.http_stall) {
                     Some(ending) => return ending,
                     None => continue,
                 },
@@ -215,13 +222,15 @@ impl Ending {
 }
 
 /// Whether a connection is of use: what hyper's own timeouts leave open is the time before it
-/// knows the version, and an HTTP/2 connection without streams.
+/// knows the version, an HTTP/2 connection without streams, and one whose client takes nothing of what it asked for.
 struct Activity {
     born: Instant,
     requests: AtomicU64,
     in_flight: AtomicUsize,
-    /// Milliseconds after `born` at which the last request ended.
-    last_end: AtomicU64,
+    /// Of those in flight, the ones that wait for us: for a handler, or for more of a body. All of HTTP/1.
+    ours: AtomicUsize,
+    /// Milliseconds after `born` at which a request last ended, or went on.
+    last_progress: AtomicU64,
     heads: HeadWatch,
 }
 
@@ -231,80 +240,142 @@ impl Activity {
             born: Instant::now(),
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
-            last_end: AtomicU64::new(0),
+            ours: AtomicUsize::new(0),
+            last_progress: AtomicU64::new(0),
             heads: HeadWatch::default(),
         }
     }
 
-    fn begin(self: &Arc<Self>) -> Busy {
+    fn begin(self: &Arc<Self>, is_http2: bool) -> Busy {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Busy(self.clone())
+        self.ours.fetch_add(1, Ordering::Relaxed);
+        Busy { activity: self.clone(), is_http2, is_ours: true }
     }
 
     /// When to look at the connection next.
-    fn alarm(&self, headers: Duration) -> Instant {
+    fn alarm(&self, headers: Duration, stall: Duration) -> Instant {
         if self.requests.load(Ordering::Relaxed) == 0 {
             return self.born + headers;
         }
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
-            return Instant::now() + IDLE;
+        if self.ours.load(Ordering::Relaxed) > 0 {
+            return Instant::now() + IDLE.min(stall);
         }
-        self.idle_since() + IDLE
+        self.last_progress() + self.patience(stall)
     }
 
-    fn overdue(&self, headers: Duration) -> Option<Ending> {
-        if self.in_flight.load(Ordering::Relaxed) > 0 {
+    fn overdue(&self, headers: Duration, stall: Duration) -> Option<Ending> {
+        if self.ours.load(Ordering::Relaxed) > 0 {
             return None;
         }
         if self.requests.load(Ordering::Relaxed) == 0 {
             return (self.born.elapsed() >= headers).then_some(Ending::HeadersLate);
         }
-        (self.idle_since().elapsed() >= IDLE).then_some(Ending::Closed)
+        (self.last_progress().elapsed() >= self.patience(stall)).then_some(Ending::Closed)
     }
 
-    fn idle_since(&self) -> Instant {
-        self.born + Duration::from_millis(self.last_end.load(Ordering::Relaxed))
+    /// How long a client may leave answers where they are, or ask for none.
+    fn patience(&self, stall: Duration) -> Duration {
+        if self.in_flight.load(Ordering::Relaxed) > 0 { stall } else { IDLE }
+    }
+
+    fn last_progress(&self) -> Instant {
+        self.born + Duration::from_millis(self.last_progress.load(Ordering::Relaxed))
+    }
+
+    fn goes_on(&self) {
+        let at = self.born.elapsed().as_millis().min(u128::from(u64::MAX)) as u64;
+        self.last_progress.store(at, Ordering::Relaxed);
     }
 }
 
 /// A request from its head to the end of its response's body.
-struct Busy(Arc<Activity>);
+struct Busy {
+    activity: Arc<Activity>,
+    is_http2: bool,
+    is_ours: bool,
+}
+
+impl Busy {
+    /// Whether it waits for us from now on, or else for the client; of that, the socket tells in HTTP/1.
+    fn waits_for_us(&mut self, is_ours: bool) {
+        self.activity.goes_on();
+        let is_ours = is_ours || !self.is_http2;
+        match (self.is_ours, is_ours) {
+            (true, false) => self.activity.ours.fetch_sub(1, Ordering::Relaxed),
+            (false, true) => self.activity.ours.fetch_add(1, Ordering::Relaxed),
+            _ => return,
+        };
+        self.is_ours = is_ours;
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let end = self.0.born.elapsed().as_millis().min(u128::from(u64::MAX)) as u64;
-        self.0.last_end.store(end, Ordering::Relaxed);
-        if self.0.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.heads.expect_head();
+        self.activity.goes_on();
+        if self.is_ours {
+            self.activity.ours.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.activity.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.activity.heads.expect_head();
         }
     }
 }
 
-type PoemBody = http_body_util::combinators::BoxBody<bytes::Bytes, io::Error>;
+type PoemBody = http_body_util::combinators::BoxBody<Bytes, io::Error>;
 
-/// A response body that keeps its connection busy until it is sent or dropped.
+/// A response body that keeps its connection busy until it is sent or dropped. hyper asks for more of it when the client
+/// has taken what there was.
 struct Counted {
     body: PoemBody,
-    _busy: Busy,
+    /// Behind the piece that hyper has.
+    rest: Bytes,
+    busy: Busy,
 }
 
-impl hyper::body::Body for Counted {
-    type Data = bytes::Bytes;
+impl Counted {
+    fn new(body: PoemBody, mut busy: Busy) -> Counted {
+        busy.waits_for_us(false);
+        Counted { body, rest: Bytes::new(), busy }
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
     type Error = io::Error;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if self.rest.is_empty() {
+            let polled = Pin::new(&mut self.body).poll_frame(cx);
+            self.busy.waits_for_us(polled.is_pending());
+            match polled.map_ok(Frame::into_data) {
+                Poll::Ready(Some(Ok(Ok(bytes)))) => self.rest = bytes,
+                Poll::Ready(Some(Ok(Err(other)))) => return Poll::Ready(Some(Ok(other))),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        self.busy.waits_for_us(false);
+        let most = if self.busy.is_http2 { HTTP2_PIECE } else { usize::MAX };
+        let length = self.rest.len().min(most);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(length)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
+    fn size_hint(&self) -> SizeHint {
+        let (rest, hint) = (self.rest.len() as u64, self.body.size_hint());
+        let mut with_rest = SizeHint::new();
+        with_rest.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            with_rest.set_upper(upper + rest);
+        }
+        with_rest
     }
 }
