@@ -126,9 +126,12 @@ fn push_attribute(sql: &mut Sql, dialect: Dialect, column: &str, vr: VR, matchin
         // One IN over all that may be asked for keeps to the column's index on both databases.
         Matching::Single(_) | Matching::List(_) => {
             sql.name(column).push(" IN (");
-            for value in values(matching) {
-                sql.push("SELECT CAST(").bind(value).push(" AS TEXT) UNION ALL ");
+            // Rows of VALUES, for SQLite takes no more than 500 SELECTs together.
+            sql.push("SELECT CAST(column1 AS TEXT) FROM (VALUES ");
+            for (at, value) in values(matching).iter().enumerate() {
+                sql.push(if at > 0 { ", (" } else { "(" }).bind(value).push(")");
             }
+            sql.push(") AS asked UNION ALL ");
             push_wholes(sql, dialect, VALUE, matching);
             sql.push(")");
         }

@@ -35,7 +35,7 @@ pub async fn search(store: &Store, query: &Query) -> Result<Matches, IndexError>
         return Ok(Matches { rows: Vec::new(), more: false });
     }
     let outputs = outputs(query.level);
-    let mut sql = Sql::new("SELECT ");
+    let mut sql = Sql::for_only(store.dialect(), "SELECT ");
     for (at, output) in outputs.iter().enumerate() {
         sql.push(if at > 0 { ", " } else { "" }).name(&output.column);
     }

@@ -111,7 +111,16 @@ fn parse_uid(value: &str) -> Result<String, &'static str> {
     Uid::parse(value).map(String::from).map_err(|_| "not a UID")
 }
 
+/// Of one key. Names are looked for one by one.
+const MOST_VALUES: usize = 1000;
+const MOST_NAMES: usize = 100;
+
 fn parse_list(vr: VR, value: &str) -> Result<Matching, &'static str> {
+    match value.split('\\').count() {
+        count if count > MOST_VALUES => return Err("more than 1,000 values can't be matched"),
+        count if count > MOST_NAMES && vr == VR::PN => return Err("more than 100 names can't be matched"),
+        _ => {}
+    }
     let values = value.split('\\').map(|value| value.trim_matches(' '));
     let values = values.filter(|value| !value.is_empty());
     let mut list: Vec<String> = match vr {

@@ -1,6 +1,6 @@
 //! A statement built piece by piece: text from this program, values from anywhere. It numbers
 //! its placeholders `$1`, `$2`…, which both databases take, and is the one place that asserts to
-//! sqlx that a text is safe. Statements with many values are built [`Sql::within`] a transaction:
+//! sqlx that a text is safe. Statements with many values are built [`Sql::within`] a transaction, or [`Sql::for_only`]:
 //! SQLite's driver finds a numbered placeholder by walking through those before it.
 
 use std::fmt::Write;
@@ -8,7 +8,7 @@ use std::fmt::Write;
 use sqlx::any::{AnyArguments, AnyQueryResult, AnyRow};
 use sqlx::{Any, Arguments, AssertSqlSafe, Executor, Transaction};
 
-use super::StoreError;
+use super::{Dialect, StoreError};
 
 #[derive(Default)]
 pub struct Sql {
@@ -30,6 +30,11 @@ impl Sql {
         let mut sql = Sql::default();
         sql.push(text);
         sql
+    }
+
+    /// For this kind of database alone.
+    pub fn for_only(dialect: Dialect, text: &'static str) -> Sql {
+        Sql { unnumbered: dialect == Dialect::Sqlite, ..Sql::new(text) }
     }
 
     /// For this transaction's database alone.

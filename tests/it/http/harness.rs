@@ -7,7 +7,7 @@ use relaypacs::auth::Scope;
 use relaypacs::config::Config;
 use relaypacs::dicom::{ScanLimits, Uid, part10};
 use relaypacs::http::health::{Condition, Dependency};
-use relaypacs::http::{HttpState, MetadataCache, PartBuffers, serve};
+use relaypacs::http::{HttpState, MetadataMemory, PartBuffers, serve};
 use relaypacs::index::{Index, IndexOptions};
 use relaypacs::ingest::{Ingest, IngestOptions};
 use relaypacs::lifecycle::{Shutdown, Stage};
@@ -71,7 +71,7 @@ pub async fn door_with(limits: &str) -> Door {
         instance: "".into(),
         limits,
         part_buffers: PartBuffers::default(),
-        metadata: MetadataCache::default(),
+        metadata: MetadataMemory::default(),
         dependencies: Arc::new(|| {
             let line = Dependency { name: "database".into(), condition: Condition::Degraded, detail: None };
             Box::pin(async move { vec![line] })

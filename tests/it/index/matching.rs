@@ -51,6 +51,32 @@ async fn every_matching_type_finds_what_the_standard_says_on_both_databases() {
     assert!(found_any > 150, "too few questions had an answer: {found_any}");
 }
 
+#[tokio::test]
+async fn the_longest_lists_are_matched_on_both_databases_and_longer_ones_refused() {
+    let databases = Databases::new().await;
+    let mut log = Log::default();
+    let values =
+        [(tags::ACCESSION_NUMBER, "A7"), (tags::BODY_PART_EXAMINED, "B7"), (tags::PATIENT_NAME, "N=C7")];
+    log.receive("1.7", "1.7.1", "1.7.1.1", &values);
+    let list =
+        |prefix: &str, count| (0..count).map(|at| format!("{prefix}{at}")).collect::<Vec<_>>().join("\\");
+    for (tag, prefix, most) in [
+        (tags::STUDY_INSTANCE_UID, "1.", 1000),
+        (tags::ACCESSION_NUMBER, "A", 1000),
+        (tags::BODY_PART_EXAMINED, "B", 1000),
+        (tags::PATIENT_NAME, "N=C", 100),
+    ] {
+        let attribute = by_tag(tag).unwrap();
+        let key = Key::parse(attribute, &list(prefix, most)).unwrap();
+        assert!(Key::parse(attribute, &list(prefix, most + 1)).is_err());
+        for store in &databases.stores {
+            apply(store, &log.facts).await;
+            let rows = find(store, Level::Image, vec![key.clone()]).await;
+            assert_eq!(rows.len(), 1, "{} on {:?}", attribute.keyword, store.dialect());
+        }
+    }
+}
+
 const HOSTILE: &[&str] = &["' OR 1=1--", "%", "_", "[A-Z]", "A%B", "\\%", "\"; DROP TABLE studies; --", "$1"];
 
 #[rustfmt::skip]
