@@ -99,16 +99,17 @@ impl Control {
     async fn destinations_at_rest(&self) -> Result<Vec<DestinationStatus>, ControlError> {
         let setup = self.in_force().await?.setup;
         let counts = self.spool.counts();
-        Ok(setup.destinations.into_iter().map(|each| at_rest(each, &counts)).collect())
+        let names: Vec<String> = setup.destinations.iter().map(|each| each.config.name.clone()).collect();
+        let gone = DestinationStatus::gone(&counts, |name| names.iter().any(|known| known == name));
+        Ok(setup.destinations.into_iter().map(|each| at_rest(each, &counts)).chain(gone).collect())
     }
 }
 
 fn at_rest(each: ConfiguredDestination, counts: &crate::spool::Counts) -> DestinationStatus {
     let ConfiguredDestination { config, from_file, paused } = each;
-    let count = |state| counts.of(&config.name, state);
     let (host, port) = (config.host.as_deref().unwrap_or_default(), config.port.unwrap_or_default());
     let address = config.url.clone().unwrap_or_else(|| format!("{host}:{port}"));
-    DestinationStatus {
+    let status = DestinationStatus {
         kind: match config.kind {
             config::DestinationKind::Dimse => "dimse".to_owned(),
             config::DestinationKind::Stow => "stow".to_owned(),
@@ -116,16 +117,10 @@ fn at_rest(each: ConfiguredDestination, counts: &crate::spool::Counts) -> Destin
         address,
         from_file,
         paused,
-        up: false,
         reason: Some("no node runs".to_owned()),
-        next_try: None,
-        queued: count(DeliveryState::Queued),
-        sent: count(DeliveryState::Sent),
-        verified: count(DeliveryState::Verified),
-        deferred: count(DeliveryState::Deferred),
-        poisoned: count(DeliveryState::Poisoned),
-        name: config.name,
-    }
+        ..DestinationStatus::default()
+    };
+    status.counted(&config.name, counts)
 }
 
 #[handler]

@@ -43,7 +43,7 @@ pub use verify::{CommitmentReport, ReportOutcome, VerificationPolicy};
 use crate::clock::{Clock, Millis};
 use crate::config::{DestinationConfig, RuleConfig, Verify};
 use crate::dicom::AeTitle;
-use crate::spool::{DeliveryPolicy, DeliveryState, EntryId, Spool};
+use crate::spool::{Counts, DeliveryPolicy, DeliveryState, EntryId, Spool};
 use destination::Destination;
 use lane::Lane;
 use rule::Rules;
@@ -88,9 +88,10 @@ pub struct ConfiguredDestination {
 }
 
 /// A destination as `destination list` and the API show it.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct DestinationStatus {
     pub name: String,
+    /// `dimse`, `stow`, or `gone`: not configured any more.
     pub kind: String,
     pub address: String,
     pub from_file: bool,
@@ -105,6 +106,41 @@ pub struct DestinationStatus {
     pub verified: u64,
     pub deferred: u64,
     pub poisoned: u64,
+}
+
+/// States in which an object waits for a destination.
+const OPEN: [DeliveryState; 4] =
+    [DeliveryState::Queued, DeliveryState::Sent, DeliveryState::Deferred, DeliveryState::Poisoned];
+
+impl DestinationStatus {
+    /// What waits for destinations that are not `known`.
+    pub fn gone(counts: &Counts, known: impl Fn(&str) -> bool) -> Vec<DestinationStatus> {
+        let unknown = counts.deliveries.keys().filter(|name| !known(name));
+        let awaited = unknown.filter(|name| OPEN.iter().any(|state| counts.of(name, *state) > 0));
+        let gone = awaited.map(|name| DestinationStatus {
+            kind: "gone".to_owned(),
+            address: "not configured".to_owned(),
+            reason: Some(format!(
+                "configure it again, or give up what waits for it: `relaypacs destination cancel {name} --all`"
+            )),
+            ..DestinationStatus::default().counted(name, counts)
+        });
+        gone.collect()
+    }
+
+    /// With its name, and how its deliveries stand.
+    pub fn counted(self, name: &str, counts: &Counts) -> DestinationStatus {
+        let count = |state| counts.of(name, state);
+        DestinationStatus {
+            name: name.to_owned(),
+            queued: count(DeliveryState::Queued),
+            sent: count(DeliveryState::Sent),
+            verified: count(DeliveryState::Verified),
+            deferred: count(DeliveryState::Deferred),
+            poisoned: count(DeliveryState::Poisoned),
+            ..self
+        }
+    }
 }
 
 #[derive(Debug, Error)]
@@ -217,28 +253,22 @@ impl Forward {
         });
         let forward = Forward { inner };
         forward.replace(setup).await?;
-        forward.warn_of_abandoned();
+        for gone in forward.gone() {
+            tracing::warn!(
+                destination = gone.name,
+                "deliveries wait for a destination that is not configured"
+            );
+        }
         forward.inner.router.spawn(router::run(Arc::clone(&forward.inner), position));
         forward.inner.router.close();
         Ok(forward)
     }
 
-    /// Deliveries to a destination that the file does not name any more wait for ever, and hold
-    /// their objects: that should not go unnoticed.
-    fn warn_of_abandoned(&self) {
+    /// Destinations that the file does not name any more and that deliveries still wait for. They hold their objects.
+    fn gone(&self) -> Vec<DestinationStatus> {
         let counts = self.inner.spool.counts();
         let lanes = self.inner.lanes.read();
-        let open = [DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Poisoned];
-        for name in counts.deliveries.keys().filter(|name| !lanes.contains_key(*name)) {
-            let waiting: u64 = open.iter().map(|state| counts.of(name, *state)).sum();
-            if waiting > 0 {
-                tracing::warn!(
-                    destination = name,
-                    waiting,
-                    "deliveries wait for a destination that is not configured"
-                );
-            }
-        }
+        DestinationStatus::gone(&counts, |name| lanes.contains_key(name))
     }
 
     /// Puts another setup in force. Destinations whose settings did not change keep their
@@ -281,11 +311,7 @@ impl Forward {
 
     async fn refuse_if_open(&self, lane: &Lane) -> Result<(), ForwardError> {
         let sent_is_open = lane.destination.verify != Verify::None;
-        let mut open = vec![DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Poisoned];
-        if sent_is_open {
-            open.push(DeliveryState::Sent);
-        }
-        for state in open {
+        for state in OPEN.into_iter().filter(|state| sent_is_open || *state != DeliveryState::Sent) {
             if !self.inner.spool.deliveries(lane.name(), state, None, 1).await?.is_empty() {
                 return Err(ForwardError::Refused(format!(
                     "destination {:?} has open deliveries; let them finish, or give them up with `relaypacs destination cancel {} --all`",
@@ -342,8 +368,10 @@ impl Forward {
         })
     }
 
+    /// Those that are configured, then those that are gone while deliveries wait for them.
     pub fn destinations(&self) -> Vec<DestinationStatus> {
-        self.inner.all().iter().map(|running| status(&running.lane)).collect()
+        let configured = self.inner.all();
+        configured.iter().map(|running| status(&running.lane)).chain(self.gone()).collect()
     }
 
     /// Begins nothing new for this destination until it is resumed.
@@ -378,10 +406,7 @@ impl Forward {
 
 fn status(lane: &Lane) -> DestinationStatus {
     let (up, reason, next_try) = lane.health();
-    let counts = lane.spool.counts();
-    let count = |state| counts.of(lane.name(), state);
-    DestinationStatus {
-        name: lane.name().to_owned(),
+    let status = DestinationStatus {
         kind: lane.destination.kind().to_owned(),
         address: lane.destination.address(),
         from_file: lane.from_file,
@@ -389,12 +414,9 @@ fn status(lane: &Lane) -> DestinationStatus {
         up,
         reason: reason.or_else(|| lane.unproven.remark()),
         next_try,
-        queued: count(DeliveryState::Queued),
-        sent: count(DeliveryState::Sent),
-        verified: count(DeliveryState::Verified),
-        deferred: count(DeliveryState::Deferred),
-        poisoned: count(DeliveryState::Poisoned),
-    }
+        ..DestinationStatus::default()
+    };
+    status.counted(lane.name(), &lane.spool.counts())
 }
 
 /// A destination of a new setup, checked.

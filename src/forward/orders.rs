@@ -1,6 +1,8 @@
 //! What a person orders about the deliveries of a destination: queue what it never got, try again,
 //! give up. Each order is a fact like any other outcome, and counts for deliveries as they stand.
 
+use std::sync::Arc;
+
 use super::lane::Lane;
 use super::{Forward, ForwardError};
 use crate::clock::Millis;
@@ -53,13 +55,16 @@ impl Forward {
     pub async fn requeue(&self, name: &str, which: Which) -> Result<u64, ForwardError> {
         let states = [DeliveryState::Poisoned, DeliveryState::Deferred, DeliveryState::Cancelled];
         match which {
+            _ if !self.inner.lanes.read().contains_key(name) => {
+                Err(ForwardError::UnknownDestination(name.to_owned()))
+            }
             Which::Poisoned => self.change(name, &states[..1], &Outcome::Requeued).await,
             Which::All => self.change(name, &states, &Outcome::Requeued).await,
             Which::Entry(entry) => self.change_one(name, entry, &states, &Outcome::Requeued).await,
         }
     }
 
-    /// Gives up deliveries that are not proven; returns how many. The objects stay here.
+    /// Gives up deliveries that are not proven; returns how many. The objects stay here. The destination may be gone.
     pub async fn cancel(&self, name: &str, which: Which) -> Result<u64, ForwardError> {
         let states =
             [DeliveryState::Poisoned, DeliveryState::Queued, DeliveryState::Deferred, DeliveryState::Sent];
@@ -79,7 +84,7 @@ impl Forward {
         outcome: &Outcome,
     ) -> Result<u64, ForwardError> {
         let _alone = self.inner.changing.lock().await;
-        let lane = self.inner.lane(name)?;
+        let lane = self.lane_or_gone(name)?;
         let deliveries = self.inner.spool.deliveries_of(entry).await?;
         let ours = deliveries.into_iter().find(|delivery| delivery.destination == name);
         match ours {
@@ -89,7 +94,7 @@ impl Forward {
                 Err(ForwardError::Refused(format!("the delivery of entry {entry} to {name:?} is {state}")))
             }
             Some(delivery) => {
-                self.put(&lane, &[delivery], outcome).await?;
+                self.put(lane, &[delivery], outcome).await?;
                 Ok(1)
             }
         }
@@ -111,21 +116,34 @@ impl Forward {
             loop {
                 // For a page each: it may be removed meanwhile.
                 let _alone = self.inner.changing.lock().await;
-                let lane = self.inner.lane(name)?;
+                let lane = self.lane_or_gone(name)?;
                 let page = spool.deliveries(name, *state, None, PAGE.min(left as usize)).await?;
                 if left == 0 || page.is_empty() {
                     break;
                 }
                 left = left.saturating_sub(page.len() as u64);
                 changed += page.len() as u64;
-                self.put(&lane, &page, outcome).await?;
+                self.put(lane, &page, outcome).await?;
             }
         }
         Ok(changed)
     }
 
+    /// `None` for a destination that is gone and that deliveries know.
+    fn lane_or_gone(&self, name: &str) -> Result<Option<Arc<Lane>>, ForwardError> {
+        match self.inner.lane(name) {
+            Err(_) if self.inner.spool.counts().deliveries.contains_key(name) => Ok(None),
+            lane => lane.map(Some),
+        }
+    }
+
     /// Gives these deliveries an outcome that a person decided.
-    async fn put(&self, lane: &Lane, deliveries: &[Delivery], outcome: &Outcome) -> Result<(), ForwardError> {
+    async fn put(
+        &self,
+        lane: Option<Arc<Lane>>,
+        deliveries: &[Delivery],
+        outcome: &Outcome,
+    ) -> Result<(), ForwardError> {
         let spool = &self.inner.spool;
         let at = self.inner.clock.now();
         let fact = |delivery: &Delivery| Fact::Delivery {
@@ -136,8 +154,10 @@ impl Forward {
         };
         let position = spool.append(deliveries.iter().map(fact).collect(), Durability::Synced).await?;
         spool.applied(position).await?;
-        deliveries.iter().for_each(|delivery| lane.begin_anew(delivery.entry));
-        lane.wake();
+        if let Some(lane) = lane {
+            deliveries.iter().for_each(|delivery| lane.begin_anew(delivery.entry));
+            lane.wake();
+        }
         Ok(())
     }
 }

@@ -113,7 +113,12 @@ pub fn dependencies(foundation: &Foundation, running: &Running) -> Probe {
                 lines.push(line("durability", false, "relaxed: answers do not wait for the disk"));
             }
             for destination in forward.destinations() {
-                lines.push(line(&format!("destination {}", destination.name), destination.up, "down"));
+                let why = if destination.kind == "gone" {
+                    "deliveries wait, and it is not configured"
+                } else {
+                    "down"
+                };
+                lines.push(line(&format!("destination {}", destination.name), destination.up, why));
             }
             lines
         })
