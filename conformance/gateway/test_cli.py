@@ -45,6 +45,10 @@ REFUSED = {
     "bad-size": ({"spool": {"segment_size": "many"}}, "segment_size"),
     "bad-duration": ({"limits": {"artim": "soon"}}, "artim"),
     "open-listener": ({"dicom": {"listen": ["0.0.0.0:0"], "admission": "any"}}, "open_listener"),
+    "one-address-twice": (
+        {"dicom": {"listen": ["127.0.0.1:65501"]}, "http": {"listen": ["127.0.0.1:65501"]}},
+        "another door",
+    ),
     "unknown-destination-in-rule": ({"rules": [{"name": "r", "to": ["nowhere"]}]}, "nowhere"),
     "destination-without-host": ({"destinations": [{"name": "d", "kind": "dimse", "ae_title": "X"}]}, "d"),
     "stow-without-url": ({"destinations": [{"name": "d", "kind": "stow", "verify": "query"}]}, "url"),
@@ -410,3 +414,31 @@ def test_a_peer_that_is_not_there_is_told(subject):
 @pytest.mark.parametrize("target", ["nonsense", "X@127.0.0.1", "@127.0.0.1:1", "X@:1", "X@127.0.0.1:99999"])
 def test_a_malformed_address_is_wrong_usage(target):
     assert relaypacs("echo", target).returncode == USAGE
+
+
+# The data folder
+
+
+def test_a_command_on_a_folder_that_no_node_has_used_makes_none(make_subject):
+    node = make_subject(start=False)
+    for command in (["spool", "verify"], ["spool", "status"], ["destination", "list"], ["key", "list"], ["reindex"]):
+        done = node.run(*command, check=False)
+        assert done.returncode == 1 and "no node has run" in done.stderr, done
+    assert not (node.folder / "data").exists()
+    assert node.add_key("first", "dicomweb:read")
+    node.run("spool", "verify")
+
+
+def test_a_data_folder_that_anybody_may_write_to_is_refused(make_subject):
+    node = make_subject(start=False)
+    (node.folder / "data").mkdir()
+    (node.folder / "data").chmod(0o777)
+    done = node.run("serve", check=False)
+    assert done.returncode == CONFIGURATION and "chmod o-w" in done.stderr, done
+
+
+def test_what_the_node_writes_is_for_its_own_user_alone(make_subject):
+    node = make_subject()
+    clients.store_all(node, instances.study(1))
+    modes = {path: path.stat().st_mode & 0o077 for path in (node.folder / "data").rglob("*")}
+    assert modes and not any(modes.values()), {str(path): oct(mode) for path, mode in modes.items() if mode}

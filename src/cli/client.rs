@@ -31,20 +31,28 @@ pub enum Client {
 
 impl Client {
     /// Does `work` with the running node, or else on the data folder, which is let go of in good
-    /// order whatever comes of it.
+    /// order whatever comes of it. Where no node has been yet, only a command that `adds` makes one: another would
+    /// answer of an empty one that all is well.
     pub async fn with<T>(
         config: &Config,
+        adds: bool,
         work: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let client = Self::open(config).await?;
+        let client = Self::open(config, adds).await?;
         let done = work(&client).await;
         client.close().await;
         done
     }
 
-    async fn open(config: &Config) -> anyhow::Result<Client> {
+    async fn open(config: &Config, adds: bool) -> anyhow::Result<Client> {
         if let Some(node) = Self::of_running_node(config).await {
             return Ok(node);
+        }
+        if !adds && !config.spool.dir.try_exists()? {
+            let dir = config.spool.dir.display();
+            anyhow::bail!(
+                "{dir} is not there: no node has run on it yet, or the configuration names another folder"
+            );
         }
         let foundation = match Foundation::open(config.clone()).await {
             Err(error) if error.is::<FolderInUse>() => return Err(silent_node(config).into()),

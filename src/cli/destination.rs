@@ -207,7 +207,10 @@ pub async fn run(command: DestinationCommand, config: &Config) -> anyhow::Result
         destination.find_secrets(&config.node.data_dir);
         validate_destination(&destination).map_err(Failure::usage)?;
     }
-    Client::with(config, async |client| carry_out(command, client).await).await?;
+    Client::with(config, matches!(command, DestinationCommand::Add(_)), async |client| {
+        carry_out(command, client).await
+    })
+    .await?;
     Ok(Exit::Done)
 }
 

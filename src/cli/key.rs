@@ -67,7 +67,10 @@ impl Row for KeyLine {
 }
 
 pub async fn run(command: KeyCommand, config: &Config) -> anyhow::Result<Exit> {
-    Client::with(config, async |client| carry_out(command, client).await).await?;
+    Client::with(config, matches!(command, KeyCommand::Add(_)), async |client| {
+        carry_out(command, client).await
+    })
+    .await?;
     Ok(Exit::Done)
 }
 

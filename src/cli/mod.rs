@@ -79,6 +79,8 @@ enum Command {
 pub fn main() -> ExitCode {
     // Before any connection can be made: one provider, stated once.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    // What is written is patients' data, or locks and logs beside it.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = Cli::parse();
     let exit = match Config::load(cli.config.as_deref())
         .map_err(anyhow::Error::from)

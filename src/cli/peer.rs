@@ -64,7 +64,10 @@ impl Row for PeerLine {
 }
 
 pub async fn run(command: PeerCommand, config: &Config) -> anyhow::Result<Exit> {
-    Client::with(config, async |client| carry_out(command, client).await).await?;
+    Client::with(config, matches!(command, PeerCommand::Add(_)), async |client| {
+        carry_out(command, client).await
+    })
+    .await?;
     Ok(Exit::Done)
 }
 

@@ -14,7 +14,7 @@ struct Begun {
 pub async fn run(config: &Config) -> anyhow::Result<Exit> {
     let nothing = serde_json::Value::Null;
     let order = async |client: &Client| client.post("/reindex", &nothing).await?.json().await;
-    let begun: Begun = Client::with(config, order).await?;
+    let begun: Begun = Client::with(config, false, order).await?;
     println!(
         "{}",
         if begun.reindexing { "rebuilding the index" } else { "the index is rebuilt at the next start" }

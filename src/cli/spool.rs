@@ -76,7 +76,7 @@ impl Row for EntryLine {
 }
 
 pub async fn run(command: SpoolCommand, config: &Config) -> anyhow::Result<Exit> {
-    Client::with(config, async |client| match command {
+    Client::with(config, false, async |client| match command {
         SpoolCommand::Status { json } => status(client, json).await,
         SpoolCommand::List { json } => list(client, json).await,
         SpoolCommand::Verify { json } => verify(client, json).await,

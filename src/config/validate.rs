@@ -40,6 +40,18 @@ fn listeners(config: &Config) -> Checked {
     if dicom.listen.is_empty() && config.http.listen.is_empty() {
         return refuse("dicom.listen", "is empty, and so is http.listen: nothing could be received");
     }
+    for address in
+        config.http.listen.iter().chain(&config.telemetry.listen).filter(|address| address.port() != 0)
+    {
+        if dicom.listen.contains(address) {
+            return refuse("dicom.listen", format!("{address} is also another door's"));
+        }
+    }
+    if let Some(address) =
+        config.telemetry.listen.filter(|address| address.port() != 0 && config.http.listen.contains(address))
+    {
+        return refuse("telemetry.listen", format!("{address} is http.listen's, too"));
+    }
     let open = dicom.listen.iter().find(|address| !is_loopback(address.ip()));
     if let (Some(Admission::Any), Some(address), false) = (dicom.admission, open, dicom.open_listener) {
         return refuse(

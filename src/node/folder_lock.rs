@@ -1,8 +1,10 @@
 //! One process per data folder: its database, control socket and secrets belong together, and the
 //! spool may be elsewhere, with a lock of its own.
 
+use std::fmt::Display;
 use std::fs::{DirBuilder, File, TryLockError};
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use crate::spool::SpoolError;
 
 /// Commands hold it for moments; a node for as long as it runs.
 const PATIENCE: Duration = Duration::from_millis(500);
+const OTHERS_MAY_WRITE: u32 = 0o002;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The lock, until it is dropped or the process ends.
@@ -33,7 +36,14 @@ impl FolderLock {
         make_private_dir(dir)?;
         let path = path(dir);
         let opened = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = opened.map_err(|source| SpoolError::Io { path: path.clone(), source })?;
+        let file = match opened {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) =>
+            {
+                return Err(refused(dir, &error).into());
+            }
+            opened => opened.map_err(|source| SpoolError::Io { path: path.clone(), source })?,
+        };
         let deadline = Instant::now() + PATIENCE;
         loop {
             match file.try_lock() {
@@ -48,9 +58,11 @@ impl FolderLock {
     }
 
     /// Whether a process has it now.
-    pub fn is_held(dir: &Path) -> bool {
-        let file = File::open(path(dir));
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    pub fn is_held(dir: &Path) -> io::Result<bool> {
+        match File::open(path(dir)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            file => Ok(matches!(file?.try_lock_shared(), Err(TryLockError::WouldBlock))),
+        }
     }
 }
 
@@ -58,8 +70,16 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("node.lock")
 }
 
+fn refused(dir: &Path, why: &dyn Display) -> ConfigError {
+    ConfigError::new(format!("node.data_dir: {}: {why}", dir.display()))
+}
+
 /// Everything that the node keeps is for its own user only.
 fn make_private_dir(dir: &Path) -> Result<(), ConfigError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| ConfigError::new(format!("node.data_dir: {}: {error}", dir.display())))
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| refused(dir, &error))?;
+    let mode = std::fs::metadata(dir).map_err(|error| refused(dir, &error))?.permissions().mode();
+    if mode & OTHERS_MAY_WRITE != 0 {
+        return Err(refused(dir, &"any user of this machine may write to it: chmod o-w"));
+    }
+    Ok(())
 }

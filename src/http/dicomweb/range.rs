@@ -51,12 +51,10 @@ fn one(range: &str, length: u64) -> Result<Option<ByteRange>, ApiError> {
     let Some((first, last)) = range.split_once('-') else { return Ok(None) };
     let bounds = match (first.is_empty(), last.is_empty()) {
         (true, true) => return Ok(None),
-        (true, false) => {
-            last.parse().ok().map(|suffix: u64| (length.saturating_sub(suffix), length - 1, suffix > 0))
-        }
-        (false, true) => first.parse().ok().map(|first| (first, length - 1, true)),
-        (false, false) => match (first.parse(), last.parse::<u64>()) {
-            (Ok(first), Ok(last)) if first <= last => Some((first, last.min(length - 1), true)),
+        (true, false) => number(last).map(|suffix| (length.saturating_sub(suffix), length - 1, suffix > 0)),
+        (false, true) => number(first).map(|first| (first, length - 1, true)),
+        (false, false) => match (number(first), number(last)) {
+            (Some(first), Some(last)) if first <= last => Some((first, last.min(length - 1), true)),
             _ => None,
         },
     };
@@ -65,6 +63,11 @@ fn one(range: &str, length: u64) -> Result<Option<ByteRange>, ApiError> {
         Some((first, last, true)) if first < length => Ok(Some(ByteRange { first, last })),
         Some(_) => Err(not_satisfiable(length)),
     }
+}
+
+/// Digits only; one that is too long for us is still a number, beyond any object.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 fn not_satisfiable(length: u64) -> ApiError {
@@ -95,15 +98,21 @@ mod tests {
         assert_eq!(ask("bytes=90-"), Ok(Some(ByteRange { first: 90, last: 99 })));
         assert_eq!(ask("bytes=90-1000"), Ok(Some(ByteRange { first: 90, last: 99 })));
         assert_eq!(ask("bytes=-10"), Ok(Some(ByteRange { first: 90, last: 99 })));
+        assert_eq!(ask("bytes=90-99999999999999999999"), Ok(Some(ByteRange { first: 90, last: 99 })));
         assert_eq!(ask("bytes=-1000"), Ok(Some(ByteRange { first: 0, last: 99 })));
     }
 
     #[test]
     fn outside_and_many_are_refused_and_nonsense_is_passed_over() {
-        for range in ["bytes=100-", "bytes=-0", &format!("bytes={}0-1", "0-1,".repeat(1000))] {
+        for range in [
+            "bytes=100-",
+            "bytes=99999999999999999999-",
+            "bytes=-0",
+            &format!("bytes={}0-1", "0-1,".repeat(1000)),
+        ] {
             assert_eq!(ask(range), Err(StatusCode::RANGE_NOT_SATISFIABLE));
         }
-        for range in ["bytes=9-1", "bytes=a-b", "items=0-1", "bytes=-", "bytes=0-1,4-5"] {
+        for range in ["bytes=9-1", "bytes=a-b", "bytes=+1-+2", "items=0-1", "bytes=-", "bytes=0-1,4-5"] {
             assert_eq!(ask(range), Ok(None), "{range}");
         }
     }
