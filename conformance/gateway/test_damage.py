@@ -22,7 +22,7 @@ def ready(node):
 @pytest.mark.parametrize("kind", [Archive, WebSink], ids=["by-c-store", "by-stow"])
 @pytest.mark.parametrize("size", [20_000, 600_000], ids=["in-the-log", "in-a-file"])
 def test_a_flipped_bit_is_not_delivered_nor_retrieved_and_a_resend_replaces_it(make_subject, kind, size):
-    """F117: detected, told of, and the rest goes on."""
+    """Detected, told of, and the rest goes on."""
     with kind(keep=True) as archive:
         node = make_subject(to(archive.destination(), spool={"inline_limit": "256 KiB"}))
         name = archive.destination()["name"]

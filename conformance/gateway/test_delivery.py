@@ -124,7 +124,7 @@ def test_rules_choose_destinations(make_subject, archive, sink):
     assert entries[other.sop_instance]["deliveries"] == [] and entries[other.sop_instance]["routed"]
 
 
-# Archives that fail (reliability: F108–F112)
+# Archives that fail
 
 
 def test_a_killed_archive_gets_everything_when_it_is_back(make_subject, archive):
@@ -214,7 +214,7 @@ def test_what_a_web_archive_acknowledges_and_drops_never_counts_as_verified(make
 
 
 def test_a_failed_commitment_sends_that_object_again(make_subject, archive):
-    """F109: type 2 with FailedSOPSequence; the others of the transaction are done."""
+    """Type 2 with FailedSOPSequence; the others of the transaction are done."""
     many = instances.study(5)
     victim = many[0].sop_instance
     archive.commitment_fails = lambda uid: 0x0110 if uid == victim else None
@@ -281,7 +281,7 @@ def test_a_destination_may_come_in_for_its_reports_only(make_subject, archive):
 
 
 def test_a_duplicate_at_the_archive_is_verified_not_refused(make_subject, archive):
-    """F110: 0111 says that it has one of that name; whether it is this one, verification tells."""
+    """0111 says that it has one of that name; whether it is this one, verification tells."""
     archive.store_status = lambda one: 0x0111 if one.sop_instance in archive.uids() else 0x0000
     node = make_subject(to(archive.destination()))
     many = send(node, 3)
@@ -299,7 +299,7 @@ def test_a_warning_is_a_delivery(make_subject, archive):
 
 @pytest.mark.timeout(240)
 def test_what_an_archive_refuses_for_good_is_poison_and_blocks_nobody(make_subject, archive):
-    """F110: A900 five times while others pass; it is kept for a person."""
+    """A900 five times while others pass; it is kept for a person."""
     bad = instances.instance()
     archive.store_status = lambda one: 0xA900 if one.sop_instance == bad.sop_instance else 0x0000
     node = make_subject(to(archive.destination()))
@@ -355,7 +355,7 @@ def test_a_class_that_the_archive_does_not_take_blocks_nobody(make_subject):
 @pytest.mark.item(15)
 @pytest.mark.parametrize("maximum", [0, 1, 2000, 0xFFFFFFFF])
 def test_any_maximum_length_of_the_archive_is_lived_with(make_subject, maximum):
-    """F111. 0 is no limit; 1 can't be met, which is that archive's fault and nobody else's."""
+    """0 is no limit; 1 can't be met, which is that archive's fault and nobody else's."""
     import pdu
     from peers import RawAcceptor
 
@@ -399,7 +399,7 @@ def test_any_maximum_length_of_the_archive_is_lived_with(make_subject, maximum):
 
 
 def test_an_endless_qido_answer_is_cut(make_subject, sink):
-    """F112: what does not fit into 1 MiB proves nothing."""
+    """What does not fit into 1 MiB proves nothing."""
     sink.answer = b"[" + b'{"00080018":{"vr":"UI","Value":["1.2.3"]}},' * 400_000 + b"{}]"
     node = make_subject(to(sink.destination()))
     many = send(node, 2)

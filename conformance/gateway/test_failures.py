@@ -67,7 +67,7 @@ FULL = {
 @pytest.mark.item(41)
 @pytest.mark.parametrize("name", FULL)
 def test_a_full_disk_is_a700_and_503_and_the_association_lives(make_subject, small_disk, name):
-    """F113: nothing acknowledged is lost, and the node takes objects again by itself when there is room."""
+    """Nothing acknowledged is lost, and the node takes objects again by itself when there is room."""
     options, size = FULL[name]
     mount = small_disk(*options).path
     ballast = [mount / f"ballast-{number}" for number in range(8)]
@@ -143,7 +143,7 @@ def spawn_with_failing(node, call, first, file=None):
 @pytest.mark.root
 @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
 def test_a_failed_sync_acknowledges_nothing_and_stops_the_node(make_subject, call):
-    """F114: a sync is never tried again; exit 75, and what was acknowledged before is there."""
+    """A sync is never tried again; exit 75, and what was acknowledged before is there."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     node = make_subject({"spool": {"inline_limit": "16 KiB"}})
@@ -222,7 +222,7 @@ def fresh(like):
 
 @pytest.mark.sql
 def test_receiving_goes_on_while_the_database_is_away(make_subject):
-    """F116: C-STORE is still 0000, and the index catches up."""
+    """C-STORE is still 0000, and the index catches up."""
     if postgres.binaries() is None:
         pytest.skip("PostgreSQL is not installed")
     server = postgres.PostgreSQL()

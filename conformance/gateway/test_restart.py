@@ -217,7 +217,7 @@ def damage(path, at, bit=0x10):
 
 
 def test_a_flipped_bit_in_an_object_is_found(make_subject):
-    """F117: in a record of the log and in a large file; `verify` names it, and its bytes are never served."""
+    """In a record of the log and in a large file; `verify` names it, and its bytes are never served."""
     node = make_subject({"spool": {"inline_limit": "64 KiB"}})
     small, large = instances.instance(pixel_bytes=8000), instances.instance(pixel_bytes=500_000)
     clients.store_all(node, [small, large])

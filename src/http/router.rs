@@ -227,8 +227,6 @@ fn check_scope(entry: &Entry, principal: Option<&Principal>) -> Result<(), ApiEr
     ))
 }
 
-/// What every address refuses: oversized headers, and content codings, which would let few bytes
-/// become many.
 /// Delivered to itself, an object would count as delivered.
 fn check_sender(request: &Request, own: &str) -> Result<(), ApiError> {
     if request.header(INSTANCE) != Some(own) {
@@ -241,6 +239,8 @@ fn check_sender(request: &Request, own: &str) -> Result<(), ApiError> {
     ))
 }
 
+/// What every address refuses: oversized headers, and content codings, which would let few bytes
+/// become many.
 fn check_headers(request: &Request) -> Result<(), ApiError> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if target > HEADER_LIMIT {
@@ -339,7 +339,6 @@ mod tests {
         })
     }
 
-    /// Reliability E105.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_panic_is_500_with_an_id_and_says_nothing() {
         let dir = tempfile::tempdir().unwrap();

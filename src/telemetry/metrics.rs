@@ -67,7 +67,6 @@ impl Metrics {
         let meter = provider.meter("relaypacs");
         let instruments = Instruments::new(&meter);
         gauges::register(&meter);
-        // A loss must be seen to be 0, not absent.
         Self { registry, _provider: provider, instruments: Some(instruments) }
     }
 }

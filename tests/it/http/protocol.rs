@@ -111,7 +111,7 @@ async fn http_2_is_spoken() {
     assert_eq!(parts_of(response).await[0].1, one.file());
 }
 
-/// Reliability C72: `%2e%2e%2f`, `%00` in path.
+/// `%2e%2e%2f`, `%00` in path.
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_that_are_no_uids_lead_nowhere() {
     let door = door().await;
@@ -127,7 +127,6 @@ async fn paths_that_are_no_uids_lead_nowhere() {
     }
 }
 
-/// Reliability C75.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_headers_are_431() {
     let door = door().await;
@@ -139,7 +138,6 @@ async fn long_headers_are_431() {
     assert_eq!(door.get("/dicom-web/studies").send().await.unwrap().status(), 200);
 }
 
-/// Reliability C77.
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_lengths_are_400_and_closed() {
     let door = door().await;
@@ -157,7 +155,6 @@ async fn ambiguous_lengths_are_400_and_closed() {
     }
 }
 
-/// Reliability C62 and C64.
 #[tokio::test(flavor = "multi_thread")]
 async fn impossible_bodies_are_refused_unread() {
     let door = door().await;
@@ -168,7 +165,6 @@ async fn impossible_bodies_are_refused_unread() {
     assert_eq!(gzip.status(), 415);
 }
 
-/// Reliability C79.
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_do_not_end_are_408() {
     let door = door_with("http_headers = \"300ms\"").await;
@@ -191,7 +187,6 @@ async fn a_body_that_stalls_is_408() {
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
 }
 
-/// Reliability C80.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_stops_reading_is_let_go() {
     let door = door_with("http_stall = \"500ms\"").await;

@@ -93,7 +93,6 @@ async fn a_single_instance_has_length_tag_and_ranges() {
     assert_eq!(part.bytes().await.unwrap(), "DICM");
     let tail = ask("range", "bytes=-5".into()).await;
     assert_eq!(tail.bytes().await.unwrap(), file[file.len() - 5..]);
-    // Reliability C74.
     let many = ask("range", format!("bytes=0-1{}", ",0-9".repeat(999))).await;
     assert_eq!(many.status(), 416);
     let beyond = ask("range", format!("bytes={}-", file.len())).await;

@@ -92,13 +92,11 @@ async fn names_and_values_may_be_percent_encoded() {
         let list = format!("/studies?StudyInstanceUID={}{separator}{}", first.study, other.study);
         assert_eq!(len(&door.search(&list).await), 2, "{list}");
     }
-    // Reliability C71.
     for harmless in ["PatientID=%27%20OR%201%3D1--", "PatientID=%25", "PatientID=___"] {
         assert_eq!(len(&door.search(&format!("/studies?{harmless}")).await), 0, "{harmless}");
     }
 }
 
-/// Reliability C70 and C71.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_asked_is_400() {
     let (door, ..) = loaded().await;

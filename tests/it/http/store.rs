@@ -168,7 +168,6 @@ async fn an_object_over_its_limit_fails_alone() {
     assert_eq!(items(&answer, REFERENCED).len(), 1);
 }
 
-/// Reliability C65.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_parts_with_one_bad_are_all_told() {
     let door = door().await;
