@@ -25,6 +25,8 @@ OPENAT = 257
 CALLS = {
     "read": {0: 0, 17: 0, 19: 0, 295: 0, 327: 0},
     "write": {1: 0, 18: 0, 20: 0, 296: 0, 328: 0},
+    # Half of it is written; what follows fails. Only where the call itself says where to.
+    "tear": {18: 0, 296: 0},
     "sync": {74: 0, 75: 0},
     "allocate": {77: 0, 285: 0},
     "create": {OPENAT: (0, 1), 83: (None, 0), 258: (0, 1)},
@@ -37,7 +39,7 @@ AREAS = {"log": "spool/segments", "large": "spool/large", "queue": "spool/queue"
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """The n-th `call` on `area` fails; those after it too, when it is `lasting`."""
+    """The n-th `call` on `area` fails; those after it too, when it is `lasting`. One that tears fails at the next."""
 
     area: str
     call: str
@@ -92,9 +94,12 @@ class Faulty:
         try:
             fcntl.ioctl(listener, RECEIVE, request)
             identifier, pid, _, number = struct.unpack_from("<QIIi", request)
-            fails = self.fails(pid, number, struct.unpack_from("<6Q", request, 32))
-            error, flags = (-self.fault.error, 0) if fails else (0, CONTINUE)
-            fcntl.ioctl(listener, SEND, ANSWER.pack(identifier, 0, error, flags))
+            arguments = struct.unpack_from("<6Q", request, 32)
+            fails = self.fails(pid, number, arguments)
+            value, error, flags = (0, -self.fault.error, 0) if fails else (0, 0, CONTINUE)
+            if fails and self.fault.call == "tear" and self.count == self.fault.n:
+                value, error = write_half(pid, number, arguments), 0
+            fcntl.ioctl(listener, SEND, ANSWER.pack(identifier, value, error, flags))
         except (FileNotFoundError, ProcessLookupError):
             # Killed while it waited.
             pass
@@ -106,7 +111,8 @@ class Faulty:
         if not path.startswith(self.data) or area_of(path[len(self.data) :]) != self.fault.area:
             return False
         self.count += 1
-        due = self.count >= self.fault.n if self.fault.lasting else self.count == self.fault.n
+        last = self.fault.n + (self.fault.call == "tear")
+        due = self.count >= self.fault.n and (self.fault.lasting or self.count <= last)
         if due and not self.is_lifted:
             self.hits.append((time.monotonic(), path))
             return True
@@ -125,6 +131,28 @@ def target(pid, where, arguments):
         return path
     descriptor = -100 if folder is None else ctypes.c_int(arguments[folder]).value
     return os.path.join(link(pid, "cwd" if descriptor == -100 else f"fd/{descriptor}"), path)
+
+
+def write_half(pid, number, arguments):
+    """Does the first half of a pwrite or pwritev in its place; how many bytes that is."""
+    descriptor, at, count, offset = arguments[:4]
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+
+        def read(address, length):
+            memory.seek(address)
+            return memory.read(length)
+
+        if number == 296:
+            parts = struct.iter_unpack("<QQ", read(at, 16 * count))
+            data = b"".join(read(address, length) for address, length in parts if length)
+        else:
+            data = read(at, count)
+    half = data[: (len(data) + 1) // 2]
+    file = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_WRONLY)
+    try:
+        return os.pwrite(file, half, offset)
+    finally:
+        os.close(file)
 
 
 def link(pid, name):

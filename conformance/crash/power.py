@@ -5,6 +5,7 @@ are recycled, what stays is copied forward, and sled collects its garbage.
 """
 
 import contextlib
+import os
 import pathlib
 import signal
 import struct
@@ -213,3 +214,58 @@ def keeps_a_resend(size, left_out=None):
         node.remove()
         disk.remove()
         place.rmdir()
+
+
+def goes_on_past_a_lost_head():
+    """Whether what is acknowledged is held though the head of its segment never reached the disk.
+
+    A write-back that fails leaves the page in the cache, and clean: who reads it there takes the segment for the one
+    that he goes on in. The disk has what an earlier use left.
+    """
+    place = pathlib.Path(tempfile.mkdtemp(prefix="crash-disk-"))
+    disk = Disk.made(place, 64)
+    node = RelayPacs(merged(CONFIG, {"spool": {"dir": str(disk.path / "spool")}, "rules": []}), database="sqlite")
+    objects = [instances.instance(pixel_bytes=60_000) for _ in range(40)]
+    try:
+        node.start(RELAYPACS_FAILPOINT="segment_begun@2")
+        with contextlib.suppress(Closed, OSError, AssertionError):
+            clients.store(node, objects)
+        wait_until(node.died, "it is killed", 20)
+        newest = max((disk.path / "spool/segments").glob("*.log"), key=generation)
+        write_below(disk, newest, segment_head(0))
+        node.environment = {}
+        node.start()
+        clients.store_all(node, objects)
+        node.kill()
+        disk.power_up()
+        node.start()
+        return node.held() == {one.sop_instance: [one.sha256] for one in objects}
+    finally:
+        node.remove()
+        disk.remove()
+        place.rmdir()
+
+
+def write_below(disk, file, begin):
+    """Writes the file's beginning on the disk, and not in the page cache."""
+    with file.open("rb") as opened:
+        os.fsync(opened)
+        known = opened.read(len(begin))
+    with disk.image.open("r+b") as image:
+        at = image.read().index(known)
+        image.seek(at)
+        image.write(begin)
+
+
+def segment_head(number):
+    head = struct.pack("<8sI", b"RPsegm1\n", number)
+    return head + struct.pack("<I", crc32c(head))
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF

@@ -35,6 +35,11 @@ def test_a_resend_after_a_crash_is_acknowledged_only_once_it_is_on_the_disk(size
 
 
 @mounts
+def test_what_follows_a_segments_head_that_never_reached_the_disk_is_held():
+    assert power.goes_on_past_a_lost_head()
+
+
+@mounts
 @pytest.mark.parametrize("left_out", cut.CAUGHT)
 def test_a_cut_shows_what_a_missing_sync_loses(left_out):
     assert cut.mutant(left_out)["caught_in"]

@@ -27,6 +27,7 @@ FAULTS = [
     Fault("log", "write", ENOSPC, 3),
     Fault("log", "write", EIO, 4),
     Fault("log", "write", EIO, 2, lasting=True),
+    Fault("log", "tear", EIO, 6),
     Fault("log", "sync", EIO, 8),
     Fault("log", "allocate", ENOSPC, 1, lasting=True),
     Fault("large", "create", ENOSPC, 2, lasting=True),

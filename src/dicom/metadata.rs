@@ -117,6 +117,7 @@ impl Sink for Builder {
             Event::Value(bytes) => self.add_to_value(bytes),
             Event::ElementEnd => self.end_element(),
             Event::SequenceStart(element) => {
+                self.spend(ELEMENT);
                 self.frames.push(Frame { tag: element.tag, items: Vec::new(), item: None });
             }
             Event::ItemStart => self.begin_item(),

@@ -43,7 +43,9 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(60);
 /// What an HTTP/2 client has to take of an answer within `http_stall`. Whether it takes anything can't be seen at the
 /// socket, as in HTTP/1: PINGs are answered there, too.
-const HTTP2_PIECE: usize = 64 * 1024;
+/// Little, and hyper keeps no more for it than that: of as many answers as a client may ask for at once, a slow line
+/// takes a piece of each in time.
+const HTTP2_PIECE: usize = 16 * 1024;
 /// Pause when accept fails for want of descriptors or memory; to try at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -183,7 +185,7 @@ impl Door {
             .max_pending_accept_reset_streams(HTTP2_PENDING_RESETS)
             .max_header_list_size(HEADER_LIST)
             .keep_alive_interval(HTTP2_PING)
-            .max_send_buf_size(BUFFER);
+            .max_send_buf_size(HTTP2_PIECE);
         builder
     }
 }

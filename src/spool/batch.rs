@@ -98,11 +98,6 @@ impl Batch {
         EntryId(self.first_sequence + index as u64)
     }
 
-    /// The sequence number after the last record.
-    pub fn end_sequence(&self) -> u64 {
-        self.first_sequence + self.records.len() as u64
-    }
-
     pub fn len(&self) -> usize {
         self.records.len() + self.objects.len()
     }

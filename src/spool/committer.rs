@@ -84,8 +84,6 @@ pub struct Committer {
     pub unsynced: Vec<Published>,
     /// The folder of large files has names that no sync reached.
     pub large_unsynced: bool,
-    /// A write was begun and did not end well.
-    pub writing: bool,
 }
 
 /// Where the next record goes.
@@ -202,7 +200,6 @@ impl Committer {
             // What was written counts as received, though nobody is told: followers will read it,
             // and a resend is a duplicate.
             self.unsynced.append(&mut batch.published);
-            self.burn_numbers(&batch);
             return batch.fail(|| {
                 SpoolError::from_io(self.head_path(), io::Error::new(error.kind(), error.to_string()))
             });
@@ -227,11 +224,12 @@ impl Committer {
         crate::telemetry::metrics::spool_commit(begun.elapsed().as_secs_f64(), records);
     }
 
-    /// Half a record may stand where the next one goes: its numbers are not used again. But at the beginning of a
-    /// segment, where their lack would look like a loss: what was written there was told to nobody, and is written over.
-    fn burn_numbers(&mut self, batch: &Batch) {
-        if std::mem::take(&mut self.writing) && self.position.offset > FIRST_RECORD {
-            self.position.sequence = self.position.sequence.max(batch.end_sequence());
+    /// What of the last write got there goes: its numbers are used again, and nothing of it may stand up behind what is
+    /// written next.
+    fn cut_off_rest(&self) {
+        let Head { segment, offset, .. } = &self.position;
+        if let Err(error) = segment.cut_off(*offset) {
+            self.shared.fail(&format!("half a write can't be taken back: {error}"));
         }
     }
 
@@ -313,9 +311,8 @@ impl Committer {
         if taken > 0 {
             pieces.extend(rest_of_page(offset, self.position.segment.size));
         }
-        self.writing = true;
-        write_all(&self.position.segment.file, &pieces, self.position.offset)?;
-        self.writing = false;
+        write_all(&self.position.segment.file, &pieces, self.position.offset)
+            .inspect_err(|_| self.cut_off_rest())?;
         (self.position.offset, self.position.sequence) = (offset, sequence);
         batch.note_published(begin, taken);
         Ok(taken)

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -137,6 +138,13 @@ impl DiskView {
         crate::failpoint::sync("recovered", || file.sync_data())?;
         rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
         DiskView::open(path, WINDOW)
+    }
+
+    /// As [`DiskView::of`], for who reads no more than the file's first page, as a rule: the rest stays in the cache.
+    pub fn of_head(file: &File, path: &Path) -> io::Result<DiskView> {
+        crate::failpoint::sync("recovered", || file.sync_data())?;
+        rustix::fs::fadvise(file, 0, NonZeroU64::new(ALIGNMENT as u64), Advice::DontNeed)?;
+        DiskView::open(path, ALIGNMENT)
     }
 
     /// For so many bytes that were synced before.

@@ -26,6 +26,10 @@ const PURGE: usize = 500;
 const MOSTLY_DEAD: f64 = 0.25;
 /// … or, when space is short, this part.
 const WORTH_IT: f64 = 0.75;
+/// What the disk can't read is tried again so often …
+const READ_AGAIN: Duration = Duration::from_secs(5 * 60);
+/// … and counts as lost after so long: a cable may have come loose.
+const LOST_AFTER: Duration = Duration::from_secs(3600);
 
 pub struct Maintenance {
     pub shared: Arc<Shared>,
@@ -40,6 +44,32 @@ pub struct Maintenance {
     /// segment is recycled.
     pub freed_early_at: Option<f64>,
     pub survey: Option<Survey>,
+    pub unreadable: Option<Unreadable>,
+}
+
+/// A segment that the disk could not read.
+pub struct Unreadable {
+    generation: u32,
+    since: Instant,
+    tried: Instant,
+}
+
+impl Unreadable {
+    /// After another try that failed.
+    fn again(before: Option<Unreadable>, generation: u32, now: Instant) -> Unreadable {
+        let since =
+            before.filter(|before| before.generation == generation).map_or(now, |before| before.since);
+        Unreadable { generation, since, tried: now }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.tried.duration_since(self.since) >= LOST_AFTER
+    }
+
+    /// Whether it is too early for another try.
+    fn rests(&self, generation: u32) -> bool {
+        self.generation == generation && self.tried.elapsed() < READ_AGAIN
+    }
 }
 
 /// How much of the log lived when it was looked through last.
@@ -207,21 +237,35 @@ impl Maintenance {
         if (alone && !short) || (share > worth && is_readable && self.share_of_log()? > worth) {
             return Ok(());
         }
-        let mut damaged = Vec::new();
+        if self.unreadable.as_ref().is_some_and(|unreadable| unreadable.rests(generation)) {
+            return Ok(());
+        }
+        let (mut damaged, mut unreadable) = (Vec::new(), Vec::new());
         for id in live {
             match self.shared.ask(|answer| Job::Copy { id: *id, answer }) {
                 Ok(_) | Err(SpoolError::Freed(_)) => {}
                 Err(SpoolError::Damaged { id, detail }) => damaged.push((id, detail)),
-                // An error may pass; the scrub has met it too, at another time.
-                Err(SpoolError::Io { source, .. })
-                    if is_unreadable(&source) && self.shared.damage.has(*id) =>
-                {
-                    damaged.push((*id, "the disk can't read it".to_owned()));
+                Err(SpoolError::Io { source, .. }) if is_unreadable(&source) => {
+                    unreadable.push((*id, "the disk can't read it".to_owned()));
                 }
                 Err(error) => return Err(error),
             }
         }
-        if damaged.len() == live.len() {
+        let all_failed = damaged.len() + unreadable.len() == live.len();
+        self.unreadable = match unreadable.is_empty() {
+            true => None,
+            false => Some(Unreadable::again(self.unreadable.take(), generation, Instant::now())),
+        };
+        let may_pass = self.unreadable.as_ref().is_some_and(|unreadable| !unreadable.is_lost());
+        if may_pass {
+            tracing::error!(
+                generation,
+                objects = unreadable.len(),
+                "the disk can't read objects in this segment of the log; they are tried again"
+            );
+        }
+        if all_failed && !may_pass {
+            damaged.append(&mut unreadable);
             self.set_aside(generation, &damaged)?;
         }
         Ok(())
@@ -255,5 +299,20 @@ impl Maintenance {
             .segments
             .set_aside(generation, &review)
             .map_err(|source| SpoolError::from_io(review, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_disk_can_not_read_is_lost_only_when_it_could_not_for_an_hour() {
+        let begun = Instant::now();
+        let first = Unreadable::again(None, 7, begun);
+        assert!(!first.is_lost() && first.rests(7) && !first.rests(8));
+        let later = Unreadable::again(Some(first), 7, begun + LOST_AFTER);
+        assert!(later.is_lost());
+        assert!(!Unreadable::again(Some(later), 8, begun + LOST_AFTER * 2).is_lost(), "another segment");
     }
 }

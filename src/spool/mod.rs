@@ -39,6 +39,7 @@ mod replay;
 mod scan;
 mod scrub;
 mod segment;
+mod segment_head;
 mod shared;
 mod stage;
 mod state;

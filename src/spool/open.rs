@@ -149,7 +149,6 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         position: head,
         unsynced: Vec::new(),
         large_unsynced: false,
-        writing: false,
     };
     let caretaker = Maintenance {
         shared: shared.clone(),
@@ -160,6 +159,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         started: Instant::now(),
         freed_early_at: None,
         survey: None,
+        unreadable: None,
     };
     let comparer = Comparer::new(shared.clone(), wake_comparer);
     let threads = [

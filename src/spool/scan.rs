@@ -4,6 +4,7 @@ use std::io;
 
 use sha2::{Digest as _, Sha256};
 
+use super::damage::is_unreadable;
 use super::disk_view::ReadAt;
 use super::entry::LogPosition;
 use super::log_id::LogId;
@@ -66,7 +67,14 @@ pub fn record_at(source: &dyn ReadAt, segment: &Segment, offset: u64) -> io::Res
     }
     // Most metas are under 3 KiB: one read serves.
     let mut block = vec![0; room.min(4096) as usize];
-    source.read_exact_at(&mut block, offset)?;
+    match source.read_exact_at(&mut block, offset) {
+        // A bad sector behind the record is no reason not to read it.
+        Err(error) if is_unreadable(&error) => {
+            block.truncate(HEADER_LENGTH);
+            source.read_exact_at(&mut block, offset)?;
+        }
+        read => read?,
+    }
     let Some(header) = RecordHeader::decode(&block, segment.log) else { return Ok(Found::Nothing) };
     if header.generation != segment.generation || header.record_length() > room {
         return Ok(Found::Nothing);
@@ -172,4 +180,36 @@ pub fn has_digest(source: &dyn ReadAt, mut offset: u64, length: u64, sha256: &[u
         left -= take as u64;
     }
     Ok(hasher.finalize()[..] == sha256[..])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    /// A disk that can't read what stands behind a place.
+    struct BadBehind(std::fs::File, u64);
+
+    impl ReadAt for BadBehind {
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+            match offset + buffer.len() as u64 > self.1 {
+                true => Err(rustix::io::Errno::IO.into()),
+                false => FileExt::read_exact_at(&self.0, buffer, offset),
+            }
+        }
+    }
+
+    #[test]
+    fn a_bad_sector_behind_a_record_is_no_reason_not_to_read_it() {
+        let file = tempfile::tempfile().unwrap();
+        let (log, size) = (LogId::random(), 64 << 10);
+        let record = RecordHeader::void(1, 1, 0, 200);
+        file.write_all_at(&record.encode(log), FIRST_RECORD).unwrap();
+        let source = BadBehind(file.try_clone().unwrap(), FIRST_RECORD + 200);
+        let segment = Segment { generation: 1, log, size, path: "segment".into(), file };
+        let found = record_at(&source, &segment, FIRST_RECORD).unwrap();
+        assert!(matches!(found, Found::Void(header) if header == record));
+        assert!(record_at(&source, &segment, FIRST_RECORD + 200).is_err(), "nobody knows what stands there");
+    }
 }

@@ -13,19 +13,15 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::disk_view::{self, Aligned, Forgiving, ReadAt};
-use super::log_id::{self, LogId};
+use super::disk_view::{self, Aligned};
+use super::log_id::LogId;
+use super::segment_head;
 use crate::failpoint;
 
 /// Records begin after the segment's own header.
 pub const FIRST_RECORD: u64 = PAGE;
 /// What the page cache reads from the disk before it changes a part of it.
 pub const PAGE: u64 = 4096;
-const MAGIC: [u8; 8] = *b"RPsegm1\n";
-/// Magic, generation, their checksum; then what tells the log's records, and its checksum.
-const HEADER_LENGTH: usize = 16 + log_id::LENGTH + 4;
-/// A file that has nothing but zeros in so many bytes was never written.
-const NEVER_USED: u64 = 64 << 10;
 
 /// One segment in use. Its descriptor is opened before its first write and kept: one opened later
 /// would not report a write-back error that another already took.
@@ -93,32 +89,22 @@ impl Segments {
     /// Opens what is in `dir`; files without a readable header are spares.
     pub fn open(dir: &Path, size: u64) -> io::Result<Segments> {
         std::fs::create_dir_all(dir)?;
-        let mut live = BTreeMap::new();
-        let mut spares = Spares::default();
-        let mut next_slot = 0;
-        let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<io::Result<_>>()?;
-        paths.sort();
-        let log = find_log_id(dir, &paths)?;
-        for path in paths {
-            let Some(slot) = slot_of(&path) else {
-                // A preparation that a crash cut short holds nothing.
-                if path.extension().is_some_and(|extension| extension == "new") {
-                    std::fs::remove_file(&path)?;
-                }
+        let files = open_files(dir)?;
+        let log = segment_head::find_log_id(dir, &files)?;
+        let (mut live, mut spares, mut next_slot) = (BTreeMap::new(), Spares::default(), 0);
+        for (path, file) in files {
+            next_slot = next_slot.max(slot_of(&path).unwrap_or(0) + 1);
+            let size = file.metadata()?.len();
+            let generation = segment_head::read_generation(&path, &file, log)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            let Some(generation) = generation else {
+                // Left as it is until it is needed: it may be a segment whose beginning is damaged.
+                spares.queue.push_back(Spare { path, file, size, filled: size });
                 continue;
             };
-            next_slot = next_slot.max(slot + 1);
-            let (file, size, generation) = existing(&path, log)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            match generation {
-                Some(generation) => {
-                    let segment = Segment { generation, log, size, path, file };
-                    live.insert(generation, Arc::new(segment));
-                }
-                // Left as it is until it is needed: it may be a segment whose beginning is damaged.
-                None => spares.queue.push_back(Spare { path, file, size, filled: size }),
+            let segment = Segment { generation, log, size, path, file };
+            if let Some(twin) = live.insert(generation, Arc::new(segment)) {
+                return Err(two_of(generation, &twin.path));
             }
         }
         Ok(Segments {
@@ -173,9 +159,15 @@ impl Segments {
             let _ = std::fs::remove_file(&preparing);
         }
         let file = made?;
-        std::fs::rename(&preparing, &path)?;
-        failpoint::pass("segment_prepared");
-        failpoint::sync("segment_directory", || File::open(&self.dir)?.sync_all())?;
+        let named = || {
+            std::fs::rename(&preparing, &path)?;
+            failpoint::pass("segment_prepared");
+            failpoint::sync("segment_directory", || File::open(&self.dir)?.sync_all())
+        };
+        named().inspect_err(|_| {
+            // It would take room, and nobody would know of it.
+            let _ = std::fs::remove_file(&preparing).or_else(|_| std::fs::remove_file(&path));
+        })?;
         self.spares.lock().queue.push_back(Spare { path, file, size: self.size, filled: 0 });
         Ok(())
     }
@@ -205,17 +197,16 @@ impl Segments {
     /// Gives the oldest spare's space back. The oldest: what remains on disk must stay the log's
     /// unbroken end.
     pub fn discard_spare(&self) -> io::Result<()> {
-        let Some(spare) = self.spares.lock().queue.pop_front() else { return Ok(()) };
-        std::fs::remove_file(&spare.path)
+        let mut spares = self.spares.lock();
+        let Some(spare) = spares.queue.front() else { return Ok(()) };
+        std::fs::remove_file(&spare.path)?;
+        spares.queue.pop_front();
+        Ok(())
     }
 
     fn allocated(&self, path: &Path) -> io::Result<File> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
-        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.size) {
-            // Not every file system can; there a segment grows as it is written.
-            Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(self.size)?,
-            allocated => allocated?,
-        }
+        take_space(&file, self.size)?;
         failpoint::sync("segment_allocated", || file.sync_all())?;
         Ok(file)
     }
@@ -233,8 +224,12 @@ impl Segments {
             }
             spares.queue.pop_front()
         };
-        let Some(Spare { path, file, size, .. }) = spare else { return Ok(None) };
-        file.write_all_at(&header(generation, self.log), 0)?;
+        let Some(spare) = spare else { return Ok(None) };
+        if let Err(error) = spare.file.write_all_at(&segment_head::encode(generation, self.log), 0) {
+            self.spares.lock().queue.push_front(spare);
+            return Err(error);
+        }
+        let Spare { path, file, size, .. } = spare;
         let segment = Arc::new(Segment { generation, log: self.log, size, path, file });
         self.live.write().insert(generation, segment.clone());
         Ok(Some(segment))
@@ -267,19 +262,57 @@ impl Segments {
     pub fn set_aside(&self, generation: u32, folder: &Path) -> io::Result<()> {
         let mut live = self.live.write();
         let Some(segment) = live.get(&generation) else { return Ok(()) };
-        std::fs::rename(&segment.path, folder.join(format!("segment-of-{generation}.log")))?;
+        match std::fs::rename(&segment.path, folder.join(format!("segment-of-{generation}.log"))) {
+            // Moved before, and then the sync failed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
         File::open(&self.dir)?.sync_all()?;
         live.remove(&generation);
         Ok(())
     }
 }
 
-/// A segment's file, its size and its generation, if it has one.
-fn existing(path: &Path, log: LogId) -> io::Result<(File, u64, Option<u32>)> {
-    let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let size = file.metadata()?.len();
-    let generation = read_generation(&file, log)?;
-    Ok((file, size, generation))
+impl Segment {
+    /// Takes what stands behind `offset` out of the file, for good with its next sync; its space is taken again where
+    /// there is any.
+    pub fn cut_off(&self, offset: u64) -> io::Result<()> {
+        self.file.set_len(offset)?;
+        take_space(&self.file, self.size).or_else(|_| self.file.set_len(self.size))
+    }
+}
+
+/// Not every file system can; there a segment grows as it is written.
+fn take_space(file: &File, size: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, size) {
+        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(size),
+        taken => Ok(taken?),
+    }
+}
+
+/// The segments' files, oldest slot first. What a crash cut short while it was prepared is removed: it holds nothing.
+fn open_files(dir: &Path) -> io::Result<Vec<(PathBuf, File)>> {
+    let paths = std::fs::read_dir(dir)?.map(|entry| entry.map(|entry| entry.path()));
+    let (segments, others): (Vec<_>, Vec<_>) =
+        paths.collect::<io::Result<Vec<_>>>()?.into_iter().partition(|path| slot_of(path).is_some());
+    for path in others.iter().filter(|path| path.extension().is_some_and(|extension| extension == "new")) {
+        std::fs::remove_file(path)?;
+    }
+    let open = |path: PathBuf| {
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok((path, file))
+    };
+    let mut files = segments.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
+    files.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(files)
+}
+
+fn two_of(generation: u32, path: &Path) -> io::Error {
+    io::Error::other(format!(
+        "{} and another file both say that they are segment {generation} of the log. One is a copy, or damaged: move it \
+         away",
+        path.display()
+    ))
 }
 
 fn slot_of(path: &Path) -> Option<u64> {
@@ -287,89 +320,9 @@ fn slot_of(path: &Path) -> Option<u64> {
     name.strip_prefix("segment-")?.strip_suffix(".log")?.parse().ok()
 }
 
-fn header(generation: u32, log: LogId) -> [u8; HEADER_LENGTH] {
-    let mut out = [0; HEADER_LENGTH];
-    out[0..8].copy_from_slice(&MAGIC);
-    out[8..12].copy_from_slice(&generation.to_le_bytes());
-    let crc = crc32c::crc32c(&out[..12]);
-    out[12..16].copy_from_slice(&crc.to_le_bytes());
-    let id = log.encode();
-    out[16..23].copy_from_slice(&id);
-    out[23..27].copy_from_slice(&crc32c::crc32c(&id).to_le_bytes());
-    out
-}
-
-/// What tells the records of this log: as a segment has it, or else its file. A log without one was begun by an earlier
-/// version; a new one gets one.
-fn find_log_id(dir: &Path, paths: &[PathBuf]) -> io::Result<LogId> {
-    let in_file = LogId::read(dir);
-    let segments = paths.iter().filter(|path| slot_of(path).is_some());
-    let (mut is_old, mut met_unreadable) = (false, false);
-    for path in segments {
-        let file = File::open(path)?;
-        let (source, mut begin) = (Forgiving::of(&file), [0; HEADER_LENGTH]);
-        match source.read_exact_at(&mut begin, 0) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-            read => read?,
-        }
-        met_unreadable |= source.met_unreadable();
-        let (head, rest) = begin.split_at(16);
-        if let Some((id, checksum)) = rest.split_first_chunk()
-            && crc32c::crc32c(id).to_le_bytes() == *checksum
-        {
-            let id = LogId::decode(id);
-            if !matches!(in_file, Ok(Some(noted)) if noted == id) {
-                id.write(dir)?;
-            }
-            return Ok(id);
-        }
-        is_old |= head[0..8] == MAGIC && rest.iter().all(|byte| *byte == 0);
-    }
-    if is_old {
-        return Ok(LogId::default());
-    }
-    if let Some(id) = in_file? {
-        return Ok(id);
-    }
-    // With another one, nothing in the log would count as its record any more.
-    if met_unreadable {
-        return Err(untold());
-    }
-    let id = LogId::random();
-    id.write(dir)?;
-    Ok(id)
-}
-
-/// The generation that the segment was last written under; `None` for one never used. Where the
-/// segment's header is damaged, its records say, if all of them can be read: what can't must not be written over.
-fn read_generation(file: &File, log: LogId) -> io::Result<Option<u32>> {
-    let size = file.metadata()?.len();
-    if size < FIRST_RECORD + super::record::HEADER_LENGTH as u64 {
-        return Ok(None);
-    }
-    let mut head = [0; FIRST_RECORD as usize];
-    Forgiving::of(file).read_exact_at(&mut head, 0)?;
-    if head[0..8] == MAGIC && crc32c::crc32c(&head[..12]).to_le_bytes() == head[12..16] {
-        return Ok(Some(u32::from_le_bytes([head[8], head[9], head[10], head[11]])));
-    }
-    let records = Forgiving::of(file);
-    let mut begin = vec![0; (size.min(NEVER_USED) - FIRST_RECORD) as usize];
-    records.read_exact_at(&mut begin, FIRST_RECORD)?;
-    let never_used = head.iter().chain(&begin).all(|byte| *byte == 0);
-    let newest = if never_used { None } else { super::scan::generation_of(&records, log, size)? };
-    if records.met_unreadable() { Err(untold()) } else { Ok(newest) }
-}
-
-/// An error that may pass; and a person can tell that it will not.
-fn untold() -> io::Error {
-    io::Error::other(
-        "the disk can't read where its generation stands, so nobody knows what it holds. Try again; if it is lost for \
-         good, move the file away, and what it held is named as missing",
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::record::RecordHeader;
     use super::*;
 
     #[test]
@@ -411,6 +364,44 @@ mod tests {
         segments.begin(2, 0).unwrap().unwrap();
         assert!(segments.recycle_oldest());
         assert!(!segments.fill_step().unwrap(), "a recycled one was written");
+    }
+
+    #[test]
+    fn what_is_cut_off_stands_up_no_more_and_the_rest_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), 64 << 10).unwrap();
+        segments.prepare().unwrap();
+        let segment = segments.begin(1, 0).unwrap().unwrap();
+        segment.file.write_all_at(&[7; 20_000], FIRST_RECORD).unwrap();
+        segment.cut_off(FIRST_RECORD + 100).unwrap();
+        assert_eq!(segment.file.metadata().unwrap().len(), segment.size);
+        let mut read = [1; 20_000];
+        FileExt::read_exact_at(&segment.file, &mut read, FIRST_RECORD).unwrap();
+        assert_eq!(read.iter().rposition(|byte| *byte != 0), Some(99));
+    }
+
+    #[test]
+    fn two_files_of_one_generation_end_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), 64 << 10).unwrap();
+        segments.prepare().unwrap();
+        let segment = segments.begin(1, 0).unwrap().unwrap();
+        std::fs::copy(&segment.path, dir.path().join("segment-00000007.log")).unwrap();
+        let refused = Segments::open(dir.path(), 64 << 10).err().unwrap();
+        assert!(refused.to_string().contains("segment 1 of the log"), "{refused}");
+    }
+
+    #[test]
+    fn a_damaged_head_is_no_reason_to_write_over_records_wherever_they_stand() {
+        let dir = tempfile::tempdir().unwrap();
+        let segments = Segments::open(dir.path(), 1 << 20).unwrap();
+        segments.prepare().unwrap();
+        let segment = segments.begin(5, 0).unwrap().unwrap();
+        let record = RecordHeader::void(5, 1, 0, 200).encode(segment.log);
+        segment.file.write_all_at(&record, 512 << 10).unwrap();
+        segment.file.write_all_at(&[0; PAGE as usize], 0).unwrap();
+        let reopened = Segments::open(dir.path(), 1 << 20).unwrap();
+        assert_eq!((reopened.live_count(), reopened.spare_count()), (1, 0));
     }
 
     #[test]

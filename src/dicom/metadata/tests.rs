@@ -138,3 +138,15 @@ fn what_takes_too_much_memory_is_counted_and_not_kept() {
     assert_eq!(read(cost), (cost, whole));
     assert_eq!(read(cost - 1), (cost, Dataset::default()));
 }
+
+#[test]
+fn sequences_of_nothing_count_too() {
+    let empty = b"\x08\0\x40\x11SQ\0\0\0\0\0\0";
+    let syntax = TransferSyntax::by_uid(EXPLICIT).unwrap();
+    let cost = |bytes: &[u8]| {
+        let mut reader = MetadataReader::new(syntax, ScanLimits::default(), "/bulk");
+        reader.push(bytes).unwrap();
+        reader.cost()
+    };
+    assert!(cost(empty) >= ELEMENT);
+}

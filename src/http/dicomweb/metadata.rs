@@ -5,6 +5,7 @@
 //! damaged is refused, and the scrub reads them all.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -31,6 +32,10 @@ const CHUNK: usize = 16 * 1024;
 const AHEAD: usize = 4;
 /// Bytes from which a piece of the answer is sent.
 const PIECE: usize = 64 * 1024;
+/// Bytes a second that a client has to take of an answer: others wait for its place …
+const LEAST: u64 = 8 * 1024;
+/// … and for the memory that long metadata have.
+const LEAST_OF_LONG: u64 = 64 * 1024;
 
 /// `GET …/metadata`
 pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
@@ -121,10 +126,11 @@ async fn body(call: &Call, resource: Resource, survey: Survey, form: Form) -> Re
     let made = held.map_ok(move |located| make(makes.clone(), located, is_json)).try_buffered(AHEAD);
     let made = begun(made).await?;
     Ok(streamed(stall, move |sink| async move {
-        if let Err(why) = send(&state, form, made, &sink).await {
+        let sent = send(&state, form, made, &mut Paced::new(&sink, stall)).await;
+        drop(room);
+        if let Err(why) = sent {
             sink.fail(why).await;
         }
-        drop(room);
     }))
 }
 
@@ -132,14 +138,38 @@ fn busy() -> ApiError {
     ApiError::unavailable("BUSY", "Too many answers with metadata are under way.")
 }
 
+/// An answer on its way to a client that others wait for.
+struct Paced<'a> {
+    sink: &'a BodySink,
+    stall: Duration,
+    /// For how long the client let us wait, beyond what it may take for what it has taken.
+    behind: Duration,
+}
+
+impl<'a> Paced<'a> {
+    fn new(sink: &'a BodySink, stall: Duration) -> Self {
+        Paced { sink, stall, behind: Duration::ZERO }
+    }
+
+    /// Fails when the client takes less than `least` bytes a second.
+    async fn send(&mut self, piece: Vec<u8>, least: u64) -> Result<(), &'static str> {
+        let (begun, may_take) = (Instant::now(), Duration::from_secs_f64(piece.len() as f64 / least as f64));
+        self.sink.send(piece.into()).await.map_err(|_| TOO_SLOW)?;
+        self.behind = (self.behind + begun.elapsed()).saturating_sub(may_take);
+        if self.behind > self.stall { Err(TOO_SLOW) } else { Ok(()) }
+    }
+}
+
+const TOO_SLOW: &str = "the client takes the answer too slowly";
+const UNMADE: &str = "the metadata of an object can't be made";
+
 /// Sends what is made, in its order; an error breaks the answer off.
 async fn send(
     state: &HttpState,
     form: Form,
     mut made: impl Stream<Item = Result<Made, ApiError>> + Unpin,
-    sink: &BodySink,
+    client: &mut Paced<'_>,
 ) -> Result<(), &'static str> {
-    const UNMADE: &str = "the metadata of an object can't be made";
     let (mut is_first, mut body) = (true, Vec::new());
     while let Some(made) = made.next().await {
         form.begin(&mut body, is_first);
@@ -154,19 +184,16 @@ async fn send(
                 // Copied: what waits for the client must not keep all of it.
                 for piece in text.chunks(PIECE) {
                     body.extend_from_slice(piece);
-                    if sink.send(std::mem::take(&mut body).into()).await.is_err() {
-                        return Ok(());
-                    }
+                    client.send(std::mem::take(&mut body), LEAST_OF_LONG).await?;
                 }
             }
         }
-        if body.len() >= PIECE && sink.send(std::mem::take(&mut body).into()).await.is_err() {
-            return Ok(());
+        if body.len() >= PIECE {
+            client.send(std::mem::take(&mut body), LEAST).await?;
         }
     }
     form.end(&mut body);
-    let _ = sink.send(body.into()).await;
-    Ok(())
+    client.send(body, LEAST).await
 }
 
 async fn make(state: Arc<HttpState>, located: Located, is_json: bool) -> Result<Made, ApiError> {
@@ -248,4 +275,28 @@ fn read(object: &ObjectReader, mut reader: MetadataReader) -> Result<MetadataRea
         reader.push(&chunk)?;
     }
     Ok(reader)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_takes_too_little_of_what_others_wait_for_is_given_up() {
+        let stall = Duration::from_millis(150);
+        let body = streamed(stall, move |sink| async move {
+            let mut client = Paced::new(&sink, stall);
+            while client.send(vec![0; 10], 1_000_000).await.is_ok() {}
+            sink.fail(TOO_SLOW).await;
+        });
+        let mut taken = body.into_bytes_stream();
+        let broken_off = loop {
+            match taken.next().await.unwrap() {
+                // Each well within the time after which one who takes nothing is given up.
+                Ok(_) => tokio::time::sleep(stall / 10).await,
+                Err(error) => break error,
+            }
+        };
+        assert!(broken_off.to_string().contains("too slowly"), "{broken_off}");
+    }
 }

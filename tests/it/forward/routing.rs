@@ -81,6 +81,12 @@ async fn a_destination_with_open_deliveries_can_not_be_removed() {
     archive.set(Mode::Take);
     bench.until("a", DeliveryState::Sent, 1).await;
     forward.replace(Setup::default()).await.unwrap();
+    let [gone] = &forward.destinations()[..] else {
+        panic!("what it was sent is held until another has proof of it")
+    };
+    assert_eq!((gone.kind.as_str(), gone.sent), ("gone", 1));
+    forward.cancel("a", Which::All).await.unwrap();
+    bench.until("a", DeliveryState::Cancelled, 1).await;
     assert!(forward.destinations().is_empty());
     forward.stop(Duration::from_secs(5)).await;
 }

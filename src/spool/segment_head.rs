@@ -1,0 +1,95 @@
+//! The first page of a segment's file: of which log it is a part, and which of the log's segments was written there last.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::disk_view::{DiskView, Forgiving, ReadAt};
+use super::log_id::{self, LogId};
+use super::record;
+use super::scan;
+use super::segment::{FIRST_RECORD, PAGE};
+
+const MAGIC: [u8; 8] = *b"RPsegm1\n";
+/// Magic, generation, their checksum; then what tells the log's records, and its checksum.
+const LENGTH: usize = 16 + log_id::LENGTH + 4;
+
+/// The whole page: of a part of one, the disk would have to read the rest first.
+pub fn encode(generation: u32, log: LogId) -> [u8; PAGE as usize] {
+    let mut page = [0; PAGE as usize];
+    page[0..8].copy_from_slice(&MAGIC);
+    page[8..12].copy_from_slice(&generation.to_le_bytes());
+    let crc = crc32c::crc32c(&page[..12]);
+    page[12..16].copy_from_slice(&crc.to_le_bytes());
+    let id = log.encode();
+    page[16..23].copy_from_slice(&id);
+    page[23..27].copy_from_slice(&crc32c::crc32c(&id).to_le_bytes());
+    page
+}
+
+/// What tells the records of this log: as a segment has it, or else its file. A log without one was begun by an earlier
+/// version; a new one gets one.
+pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId> {
+    let in_file = LogId::read(dir);
+    let (mut is_old, mut met_unreadable) = (false, false);
+    for (path, file) in segments {
+        let disk = DiskView::of_head(file, path)?;
+        let (source, mut begin) = (Forgiving::of(&disk), [0; LENGTH]);
+        match source.read_exact_at(&mut begin, 0) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+            read => read?,
+        }
+        met_unreadable |= source.met_unreadable();
+        let (head, rest) = begin.split_at(16);
+        if let Some((id, checksum)) = rest.split_first_chunk()
+            && crc32c::crc32c(id).to_le_bytes() == *checksum
+        {
+            let id = LogId::decode(id);
+            if !matches!(in_file, Ok(Some(noted)) if noted == id) {
+                id.write(dir)?;
+            }
+            return Ok(id);
+        }
+        is_old |= head[0..8] == MAGIC && rest.iter().all(|byte| *byte == 0);
+    }
+    if is_old {
+        return Ok(LogId::default());
+    }
+    if let Some(id) = in_file? {
+        return Ok(id);
+    }
+    // With another one, nothing in the log would count as its record any more.
+    if met_unreadable {
+        return Err(untold());
+    }
+    let id = LogId::random();
+    id.write(dir)?;
+    Ok(id)
+}
+
+/// The generation that the segment was last written under; `None` for one never used. Where the head is damaged, the
+/// records say, if all of them can be read: what can't must not be written over.
+pub fn read_generation(path: &Path, file: &File, log: LogId) -> io::Result<Option<u32>> {
+    let size = file.metadata()?.len();
+    if size < FIRST_RECORD + record::HEADER_LENGTH as u64 {
+        return Ok(None);
+    }
+    let disk = DiskView::of_head(file, path)?;
+    let mut head = [0; 16];
+    Forgiving::of(&disk).read_exact_at(&mut head, 0)?;
+    if head[0..8] == MAGIC && crc32c::crc32c(&head[..12]).to_le_bytes() == head[12..16] {
+        return Ok(Some(u32::from_le_bytes([head[8], head[9], head[10], head[11]])));
+    }
+    let disk = DiskView::of(file, path)?;
+    let records = Forgiving::of(&disk);
+    let newest = scan::generation_of(&records, log, size)?;
+    if records.met_unreadable() { Err(untold()) } else { Ok(newest) }
+}
+
+/// An error that may pass; and a person can tell that it will not.
+fn untold() -> io::Error {
+    io::Error::other(
+        "the disk can't read where its generation stands, so nobody knows what it holds. Try again; if it is lost for \
+         good, move the file away, and what it held is named as missing",
+    )
+}
