@@ -30,6 +30,8 @@ CONFIG = {"spool": {"inline_limit": "250 KiB", "segment_size": "1 MiB"}}
 SIZES = [700, 200_000, 300_000] * 6
 ERRORS = {call: [errno.EIO] for call in CALLS}
 ERRORS |= dict.fromkeys(["write", "allocate", "create"], [errno.EIO, errno.ENOSPC])
+# What the page cache calls EIO is this past it: a bad sector, as the device tells of it.
+ERRORS["read"] = [errno.EIO, errno.ENODATA]
 # A failed sync of these is the end: nobody knows what the disk has. The database's own are its own matter.
 TRUSTED = ("log", "large", "queue")
 OUT_OF_RESOURCES = 0xA700
@@ -283,7 +285,7 @@ def lines(results):
     return [
         Line(
             "the n-th call of a kind fails on a part of the data (log, large objects, queue, review, database, the "
-            "rest), once or from then on, with EIO, and ENOSPC where space is taken; n raised until a run passes "
+            "rest), once or from then on, with EIO, ENODATA where it reads, and ENOSPC where space is taken; n raised until a run passes "
             "untouched; a write may also be cut in half before what follows fails",
             f"{placed['runs']:,} runs, {placed['failed']:,} with a failure, at {len(touched)} of {len(PLACES)} kinds of "
             "places; the others are passed by nothing",

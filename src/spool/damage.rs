@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use rustix::io::Errno;
 
 use super::entry::EntryId;
 use super::state::EntryState;
@@ -18,9 +19,12 @@ const MOST: usize = 100_000;
 /// Files in `review/` that name losses of which the projection knows nothing any more.
 const LIST: &str = "lost-";
 
-/// Whether the disk itself can't read it: a bad sector, most often.
+/// Whether the disk itself can't read it: a bad sector, most often. The page cache makes EIO of all of these; past it
+/// the kernel says what the device said (`blk_status_to_errno`).
 pub fn is_unreadable(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    const ERRORS: [Errno; 6] =
+        [Errno::IO, Errno::NODATA, Errno::NOLINK, Errno::REMOTEIO, Errno::TIMEDOUT, Errno::ILSEQ];
+    ERRORS.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[derive(Debug)]

@@ -184,6 +184,8 @@ impl Window {
     /// Reads what stands around `offset`; fails where the file ends before it.
     fn fill(&mut self, file: &File, offset: u64) -> io::Result<()> {
         self.from = offset - offset % ALIGNMENT as u64;
+        // Should this fail, what it held before stands nowhere.
+        self.length = 0;
         self.length = match file.read_at(&mut self.buffer, self.from) {
             // Of a stretch with a bad sector the rest can be read.
             Err(error) if is_unreadable(&error) => file.read_at(&mut self.buffer[..ALIGNMENT], self.from)?,
@@ -227,6 +229,20 @@ mod tests {
         assert!(source.met_unreadable());
         for (at, byte) in (begin..).zip(read) {
             assert_eq!(byte, if bad.contains(&at) { UNREADABLE } else { 1 }, "at {at}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_once_is_not_read_from_what_stood_before_it() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, [1; 3 * ALIGNMENT]).unwrap();
+        let mut view = DiskView::of_head(&File::open(&path).unwrap(), &path).unwrap();
+        view.read_exact_at(&mut [0; 10], 0).unwrap();
+        // Fails, as a bad sector does.
+        view.file = File::options().write(true).open(&path).unwrap();
+        for _ in 0..2 {
+            view.read_exact_at(&mut [0; 10], ALIGNMENT as u64).unwrap_err();
         }
     }
 

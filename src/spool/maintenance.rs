@@ -28,7 +28,7 @@ const MOSTLY_DEAD: f64 = 0.25;
 const WORTH_IT: f64 = 0.75;
 /// What the disk can't read is tried again so often …
 const READ_AGAIN: Duration = Duration::from_secs(5 * 60);
-/// … and counts as lost after so long: a cable may have come loose.
+/// … and counts as lost when no try of so long went well: a cable may have come loose.
 const LOST_AFTER: Duration = Duration::from_secs(3600);
 
 pub struct Maintenance {
@@ -57,8 +57,11 @@ pub struct Unreadable {
 impl Unreadable {
     /// After another try that failed.
     fn again(before: Option<Unreadable>, generation: u32, now: Instant) -> Unreadable {
-        let since =
-            before.filter(|before| before.generation == generation).map_or(now, |before| before.since);
+        // What was not tried for a while may have been readable meanwhile.
+        let goes_on = |before: &Unreadable| {
+            before.generation == generation && now.duration_since(before.tried) <= READ_AGAIN * 2
+        };
+        let since = before.filter(goes_on).map_or(now, |before| before.since);
         Unreadable { generation, since, tried: now }
     }
 
@@ -309,10 +312,15 @@ mod tests {
     #[test]
     fn what_the_disk_can_not_read_is_lost_only_when_it_could_not_for_an_hour() {
         let begun = Instant::now();
-        let first = Unreadable::again(None, 7, begun);
-        assert!(!first.is_lost() && first.rests(7) && !first.rests(8));
-        let later = Unreadable::again(Some(first), 7, begun + LOST_AFTER);
-        assert!(later.is_lost());
-        assert!(!Unreadable::again(Some(later), 8, begun + LOST_AFTER * 2).is_lost(), "another segment");
+        let tries = |count: u32, every: Duration| {
+            let again = |before, n| Some(Unreadable::again(before, 7, begun + every * n));
+            (0..count).fold(None, again).unwrap()
+        };
+        assert!(tries(1, READ_AGAIN).rests(7) && !tries(1, READ_AGAIN).rests(8));
+        assert!(!tries(12, READ_AGAIN).is_lost());
+        assert!(tries(13, READ_AGAIN).is_lost());
+        assert!(!tries(13, READ_AGAIN * 3).is_lost(), "nobody looked in between");
+        let after = begun + LOST_AFTER + READ_AGAIN;
+        assert!(!Unreadable::again(Some(tries(13, READ_AGAIN)), 8, after).is_lost(), "another segment");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::SpoolError;
 use super::committer::Head;
-use super::damage::Unreadable;
+use super::damage::{Unreadable, is_unreadable};
 use super::disk_view::{DiskView, Forgiving, ReadAt};
 use super::entry::{EntryId, Fact};
 use super::projection::{self, Published};
@@ -48,6 +48,18 @@ pub fn replay(
         replay.segment(&segment, from)?;
     }
     replay.finish(segments)
+}
+
+/// A record may stand there that was acknowledged: nobody may go on as if there were none.
+fn unread(segment: &Segment, offset: u64, error: io::Error) -> SpoolError {
+    if !is_unreadable(&error) {
+        return at(&segment.path)(error);
+    }
+    let advice = format!(
+        "{error} at byte {offset}, where the log may go on. Try again; if it is lost for good, move the file away, and \
+         what it held is named as missing"
+    );
+    at(&segment.path)(io::Error::new(error.kind(), advice))
 }
 
 /// What stands in the log, in its order, until it is known whether it was acknowledged.
@@ -119,7 +131,8 @@ impl Replay<'_> {
         self.doubtful_from = (from == FIRST_RECORD && follows).then_some(0);
         let disk = DiskView::of(&segment.file, &segment.path).map_err(at(&segment.path))?;
         loop {
-            let found = scan::record_at(&disk, segment, offset).map_err(at(&segment.path))?;
+            let found =
+                scan::record_at(&disk, segment, offset).map_err(|error| unread(segment, offset, error))?;
             match found {
                 Found::Record(record) if record.header.sequence > self.sequence => {
                     offset = self.record(&disk, segment, *record)?;

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::disk_view::{self, Aligned};
 use super::log_id::LogId;
-use super::segment_head;
+use super::segment_head::{self, LastUse, in_file_at};
 use crate::failpoint;
 
 /// Records begin after the segment's own header.
@@ -95,16 +95,21 @@ impl Segments {
         for (path, file) in files {
             next_slot = next_slot.max(slot_of(&path).unwrap_or(0) + 1);
             let size = file.metadata()?.len();
-            let generation = segment_head::read_generation(&path, &file, log)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            let Some(generation) = generation else {
+            let generation = match segment_head::last_use(&path, &file, log).map_err(in_file_at(&path))? {
+                LastUse::Generation(generation) => generation,
                 // Left as it is until it is needed: it may be a segment whose beginning is damaged.
-                spares.queue.push_back(Spare { path, file, size, filled: size });
-                continue;
+                LastUse::Never => {
+                    spares.queue.push_back(Spare { path, file, size, filled: size });
+                    continue;
+                }
+                LastUse::Untold => {
+                    tracing::warn!(file = %path.display(), "the disk can't read all of a spare segment; it is left alone");
+                    continue;
+                }
             };
-            let segment = Segment { generation, log, size, path, file };
-            if let Some(twin) = live.insert(generation, Arc::new(segment)) {
-                return Err(two_of(generation, &twin.path));
+            let segment = Arc::new(Segment { generation, log, size, path, file });
+            if let Some(twin) = live.insert(generation, segment.clone()) {
+                return Err(two_of(&twin, &segment));
             }
         }
         Ok(Segments {
@@ -299,7 +304,7 @@ fn open_files(dir: &Path) -> io::Result<Vec<(PathBuf, File)>> {
         std::fs::remove_file(path)?;
     }
     let open = |path: PathBuf| {
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(in_file_at(&path))?;
         Ok((path, file))
     };
     let mut files = segments.into_iter().map(open).collect::<io::Result<Vec<_>>>()?;
@@ -307,11 +312,13 @@ fn open_files(dir: &Path) -> io::Result<Vec<(PathBuf, File)>> {
     Ok(files)
 }
 
-fn two_of(generation: u32, path: &Path) -> io::Error {
+fn two_of(one: &Segment, other: &Segment) -> io::Error {
     io::Error::other(format!(
-        "{} and another file both say that they are segment {generation} of the log. One is a copy, or damaged: move it \
-         away",
-        path.display()
+        "{} and {} both say that they are segment {} of the log. One is a copy that somebody made: move it out of the \
+         folder, and keep it until `relaypacs spool verify` has found all with the other",
+        one.path.display(),
+        other.path.display(),
+        one.generation
     ))
 }
 

@@ -33,11 +33,11 @@ pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId
     let in_file = LogId::read(dir);
     let (mut is_old, mut met_unreadable) = (false, false);
     for (path, file) in segments {
-        let disk = DiskView::of_head(file, path)?;
+        let disk = DiskView::of_head(file, path).map_err(in_file_at(path))?;
         let (source, mut begin) = (Forgiving::of(&disk), [0; LENGTH]);
         match source.read_exact_at(&mut begin, 0) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
-            read => read?,
+            read => read.map_err(in_file_at(path))?,
         }
         met_unreadable |= source.met_unreadable();
         let (head, rest) = begin.split_at(16);
@@ -67,23 +67,43 @@ pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId
     Ok(id)
 }
 
-/// The generation that the segment was last written under; `None` for one never used. Where the head is damaged, the
-/// records say, if all of them can be read: what can't must not be written over.
-pub fn read_generation(path: &Path, file: &File, log: LogId) -> io::Result<Option<u32>> {
+/// What a segment's file was last used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LastUse {
+    /// Nothing.
+    Never,
+    Generation(u32),
+    /// Nothing, as far as the disk can read it: to be left as it is.
+    Untold,
+}
+
+/// What the head says, as the disk has it. Where it is damaged, the records say, if all of them can be read: what can't
+/// must not be written over.
+pub fn last_use(path: &Path, file: &File, log: LogId) -> io::Result<LastUse> {
     let size = file.metadata()?.len();
     if size < FIRST_RECORD + record::HEADER_LENGTH as u64 {
-        return Ok(None);
+        return Ok(LastUse::Never);
     }
     let disk = DiskView::of_head(file, path)?;
-    let mut head = [0; 16];
+    let mut head = [0; PAGE as usize];
     Forgiving::of(&disk).read_exact_at(&mut head, 0)?;
     if head[0..8] == MAGIC && crc32c::crc32c(&head[..12]).to_le_bytes() == head[12..16] {
-        return Ok(Some(u32::from_le_bytes([head[8], head[9], head[10], head[11]])));
+        return Ok(LastUse::Generation(u32::from_le_bytes([head[8], head[9], head[10], head[11]])));
     }
     let disk = DiskView::of(file, path)?;
     let records = Forgiving::of(&disk);
     let newest = scan::generation_of(&records, log, size)?;
-    if records.met_unreadable() { Err(untold()) } else { Ok(newest) }
+    match newest {
+        None if records.met_unreadable() && head.iter().all(|byte| *byte == 0) => Ok(LastUse::Untold),
+        _ if records.met_unreadable() => Err(untold()),
+        None => Ok(LastUse::Never),
+        Some(generation) => Ok(LastUse::Generation(generation)),
+    }
+}
+
+/// An error with the name of the file that it is about.
+pub fn in_file_at(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// An error that may pass; and a person can tell that it will not.
