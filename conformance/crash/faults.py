@@ -285,8 +285,8 @@ def lines(results):
     return [
         Line(
             "the n-th call of a kind fails on a part of the data (log, large objects, queue, review, database, the "
-            "rest), once or from then on, with EIO, ENODATA where it reads, and ENOSPC where space is taken; n raised until a run passes "
-            "untouched; a write may also be cut in half before what follows fails",
+            "rest), once or from then on, with EIO, ENODATA where it reads, and ENOSPC where space is taken; n raised "
+            "until a run passes untouched; a write may also be cut in half before what follows fails",
             f"{placed['runs']:,} runs, {placed['failed']:,} with a failure, at {len(touched)} of {len(PLACES)} kinds of "
             "places; the others are passed by nothing",
             len(touched) > 20,

@@ -13,6 +13,7 @@ import tempfile
 
 import clients
 import instances
+from crash import spool_files
 from crash.disk import Disk
 from crash.image import keep
 from crash.kill import FAIL_POINTS, Lost, Rig
@@ -186,20 +187,36 @@ class Mutant(CutRig):
         return None
 
 
+@contextlib.contextmanager
+def node_on_a_disk():
+    """A node that is not started yet, and the disk that its spool is on."""
+    place = pathlib.Path(tempfile.mkdtemp(prefix="crash-disk-"))
+    disk = Disk.made(place, 64)
+    node = RelayPacs(merged(CONFIG, {"spool": {"dir": str(disk.path / "spool")}, "rules": []}), database="sqlite")
+    try:
+        yield node, disk
+    finally:
+        node.remove()
+        disk.remove()
+        place.rmdir()
+
+
+def killed_at(node, fail_point, objects):
+    """Whatever of the objects it has taken by then."""
+    node.start(RELAYPACS_FAILPOINT=fail_point)
+    with contextlib.suppress(Closed, OSError, AssertionError):
+        clients.store(node, objects)
+    wait_until(node.died, "it is killed", 20)
+
+
 def keeps_a_resend(size, left_out=None):
     """Killed between a record's write and its sync, started, sent the object again, cut: whether it holds the object.
 
     A crash leaves a record in the page cache that no sync reached; nobody may count on it before one does.
     """
-    place = pathlib.Path(tempfile.mkdtemp(prefix="crash-disk-"))
-    disk = Disk.made(place, 64)
-    node = RelayPacs(merged(CONFIG, {"spool": {"dir": str(disk.path / "spool")}, "rules": []}), database="sqlite")
     one = instances.instance(pixel_bytes=size)
-    try:
-        node.start(RELAYPACS_FAILPOINT="record_appended@1")
-        with contextlib.suppress(Closed, OSError, AssertionError):
-            clients.store(node, [one])
-        wait_until(node.died, "it is killed", 20)
+    with node_on_a_disk() as (node, disk):
+        killed_at(node, "record_appended@1", [one])
         node.environment = {"RELAYPACS_LEAVE_OUT": left_out} if left_out else {}
         node.start()
         clients.store_all(node, [one])
@@ -210,10 +227,6 @@ def keeps_a_resend(size, left_out=None):
         node.start()
         intact = node.run("spool", "verify", check=False).returncode == 0
         return intact and node.held() == {one.sop_instance: [one.sha256]}
-    finally:
-        node.remove()
-        disk.remove()
-        place.rmdir()
 
 
 def goes_on_past_a_lost_head():
@@ -222,17 +235,11 @@ def goes_on_past_a_lost_head():
     A write-back that fails leaves the page in the cache, and clean: who reads it there takes the segment for the one
     that he goes on in. The disk has what an earlier use left.
     """
-    place = pathlib.Path(tempfile.mkdtemp(prefix="crash-disk-"))
-    disk = Disk.made(place, 64)
-    node = RelayPacs(merged(CONFIG, {"spool": {"dir": str(disk.path / "spool")}, "rules": []}), database="sqlite")
     objects = [instances.instance(pixel_bytes=60_000) for _ in range(40)]
-    try:
-        node.start(RELAYPACS_FAILPOINT="segment_begun@2")
-        with contextlib.suppress(Closed, OSError, AssertionError):
-            clients.store(node, objects)
-        wait_until(node.died, "it is killed", 20)
+    with node_on_a_disk() as (node, disk):
+        killed_at(node, "segment_begun@2", objects)
         newest = max((disk.path / "spool/segments").glob("*.log"), key=generation)
-        write_below(disk, newest, segment_head(0))
+        write_below(disk, newest, spool_files.segment_head(0))
         node.environment = {}
         node.start()
         clients.store_all(node, objects)
@@ -240,10 +247,6 @@ def goes_on_past_a_lost_head():
         disk.power_up()
         node.start()
         return node.held() == {one.sop_instance: [one.sha256] for one in objects}
-    finally:
-        node.remove()
-        disk.remove()
-        place.rmdir()
 
 
 def write_below(disk, file, begin):
@@ -255,17 +258,3 @@ def write_below(disk, file, begin):
         at = image.read().index(known)
         image.seek(at)
         image.write(begin)
-
-
-def segment_head(number):
-    head = struct.pack("<8sI", b"RPsegm1\n", number)
-    return head + struct.pack("<I", crc32c(head))
-
-
-def crc32c(data):
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF

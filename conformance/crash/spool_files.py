@@ -96,3 +96,18 @@ def flip(path, offset, bit):
         (byte,) = file.read(1)
         file.seek(offset)
         file.write(bytes([byte ^ 1 << bit]))
+
+
+def segment_head(number):
+    """The first bytes of a segment of this generation, without what tells its log."""
+    head = struct.pack("<8sI", b"RPsegm1\n", number)
+    return head + struct.pack("<I", crc32c(head))
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF

@@ -43,8 +43,8 @@ const HTTP2_PING: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(60);
 /// What an HTTP/2 client has to take of an answer within `http_stall`. Whether it takes anything can't be seen at the
 /// socket, as in HTTP/1: PINGs are answered there, too.
-/// Little, and hyper keeps no more for it than that: of as many answers as a client may ask for at once, a slow line
-/// takes a piece of each in time.
+/// So little, and no more in hyper's own buffer, that a slow line takes a piece of each in time of as many answers as a
+/// client may ask for at once.
 const HTTP2_PIECE: usize = 16 * 1024;
 /// Pause when accept fails for want of descriptors or memory; to try at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

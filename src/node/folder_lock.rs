@@ -79,7 +79,8 @@ fn make_private_dir(dir: &Path) -> Result<(), ConfigError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| refused(dir, &error))?;
     let mode = std::fs::metadata(dir).map_err(|error| refused(dir, &error))?.permissions().mode();
     if mode & OTHERS_MAY_WRITE != 0 {
-        let why = "any user of this machine may write to it: `chmod o-w`, or name a folder in it, which the node makes for itself";
+        let why = "any user of this machine may write to it: `chmod o-w`, or name a folder in it, which the node makes for \
+                   itself";
         return Err(refused(dir, &why));
     }
     Ok(())

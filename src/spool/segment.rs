@@ -159,17 +159,13 @@ impl Segments {
         };
         let path = self.dir.join(format!("segment-{slot:08}.log"));
         let preparing = path.with_extension("new");
-        let made = self.allocated(&preparing);
-        if made.is_err() {
-            let _ = std::fs::remove_file(&preparing);
-        }
-        let file = made?;
-        let named = || {
+        let named = |file| {
             std::fs::rename(&preparing, &path)?;
             failpoint::pass("segment_prepared");
-            failpoint::sync("segment_directory", || File::open(&self.dir)?.sync_all())
+            failpoint::sync("segment_directory", || File::open(&self.dir)?.sync_all())?;
+            Ok(file)
         };
-        named().inspect_err(|_| {
+        let file = self.allocated(&preparing).and_then(named).inspect_err(|_| {
             // It would take room, and nobody would know of it.
             let _ = std::fs::remove_file(&preparing).or_else(|_| std::fs::remove_file(&path));
         })?;
@@ -268,8 +264,8 @@ impl Segments {
         let mut live = self.live.write();
         let Some(segment) = live.get(&generation) else { return Ok(()) };
         match std::fs::rename(&segment.path, folder.join(format!("segment-of-{generation}.log"))) {
-            // Moved before, and then the sync failed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Moved before, and then the sync failed. A folder that is not there is no such thing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !segment.path.exists() => {}
             renamed => renamed?,
         }
         File::open(&self.dir)?.sync_all()?;
@@ -373,12 +369,29 @@ mod tests {
         assert!(!segments.fill_step().unwrap(), "a recycled one was written");
     }
 
+    fn begun(dir: &Path, generation: u32, size: u64) -> (Segments, Arc<Segment>) {
+        let segments = Segments::open(dir, size).unwrap();
+        segments.prepare().unwrap();
+        let segment = segments.begin(generation, 0).unwrap().unwrap();
+        (segments, segment)
+    }
+
+    #[test]
+    fn a_segment_is_set_aside_once_it_is_in_the_folder_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (segments, segment) = begun(dir.path(), 1, 64 << 10);
+        segments.set_aside(1, &dir.path().join("missing")).unwrap_err();
+        assert_eq!(segments.live_count(), 1);
+        // As if the sync behind the move had failed.
+        std::fs::rename(&segment.path, dir.path().join("aside")).unwrap();
+        segments.set_aside(1, &dir.path().join("missing")).unwrap();
+        assert_eq!(segments.live_count(), 0);
+    }
+
     #[test]
     fn what_is_cut_off_stands_up_no_more_and_the_rest_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let segments = Segments::open(dir.path(), 64 << 10).unwrap();
-        segments.prepare().unwrap();
-        let segment = segments.begin(1, 0).unwrap().unwrap();
+        let (_segments, segment) = begun(dir.path(), 1, 64 << 10);
         segment.file.write_all_at(&[7; 20_000], FIRST_RECORD).unwrap();
         segment.cut_off(FIRST_RECORD + 100).unwrap();
         assert_eq!(segment.file.metadata().unwrap().len(), segment.size);
@@ -390,9 +403,7 @@ mod tests {
     #[test]
     fn two_files_of_one_generation_end_the_start() {
         let dir = tempfile::tempdir().unwrap();
-        let segments = Segments::open(dir.path(), 64 << 10).unwrap();
-        segments.prepare().unwrap();
-        let segment = segments.begin(1, 0).unwrap().unwrap();
+        let (_segments, segment) = begun(dir.path(), 1, 64 << 10);
         std::fs::copy(&segment.path, dir.path().join("segment-00000007.log")).unwrap();
         let refused = Segments::open(dir.path(), 64 << 10).err().unwrap();
         assert!(refused.to_string().contains("segment 1 of the log"), "{refused}");
@@ -401,9 +412,7 @@ mod tests {
     #[test]
     fn a_damaged_head_is_no_reason_to_write_over_records_wherever_they_stand() {
         let dir = tempfile::tempdir().unwrap();
-        let segments = Segments::open(dir.path(), 1 << 20).unwrap();
-        segments.prepare().unwrap();
-        let segment = segments.begin(5, 0).unwrap().unwrap();
+        let (_segments, segment) = begun(dir.path(), 5, 1 << 20);
         let record = RecordHeader::void(5, 1, 0, 200).encode(segment.log);
         segment.file.write_all_at(&record, 512 << 10).unwrap();
         segment.file.write_all_at(&[0; PAGE as usize], 0).unwrap();
