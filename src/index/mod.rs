@@ -12,6 +12,7 @@ mod cache;
 pub mod catalogue;
 mod columns;
 mod compared;
+mod conflicts;
 mod history;
 mod indexer;
 mod predicate;
