@@ -143,7 +143,13 @@ impl Ingest {
     /// A sender who sends again misses it somewhere: what was given up is tried anew, what was proven
     /// is to be proven again. It was held already, so a failure here does not concern the sender.
     async fn rearm(&self, id: EntryId) {
-        let Ok(deliveries) = self.spool.deliveries_of(id).await else { return };
+        let deliveries = match self.spool.deliveries_of(id).await {
+            Ok(deliveries) => deliveries,
+            Err(error) => {
+                tracing::warn!(%error, entry = %id, "whether a resent object is to be delivered again can't be told");
+                return;
+            }
+        };
         let at = self.clock.now();
         let outcome = |delivery: &Delivery| match delivery.state {
             DeliveryState::Poisoned | DeliveryState::Cancelled => Some(Outcome::Requeued),
