@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::entry::EntryId;
 use super::state::EntryState;
+use crate::failpoint;
 
 /// So many are counted, and no more.
 const MOST: usize = 100_000;
@@ -41,11 +42,11 @@ impl Damage {
         let known = found.iter().take(MOST).copied().collect();
         let damage =
             Damage { review: review.to_owned(), known: Mutex::new(known), listed: AtomicU64::new(0) };
-        damage.listed.store(damage.lists()?.len() as u64, Ordering::Relaxed);
+        damage.lists()?;
         Ok(damage)
     }
 
-    /// What the lists in `review/` name.
+    /// What the lists in `review/` name; counted anew with each look, as a person removes them.
     pub fn lists(&self) -> io::Result<Vec<Missing>> {
         let mut missing = Vec::new();
         for file in std::fs::read_dir(&self.review)? {
@@ -54,6 +55,7 @@ impl Damage {
                 missing.extend(std::fs::read_to_string(path)?.lines().map(Missing::of_line));
             }
         }
+        self.listed.store(missing.len() as u64, Ordering::Relaxed);
         Ok(missing)
     }
 
@@ -62,8 +64,7 @@ impl Damage {
         let lines: String = missing.iter().map(Missing::line).collect();
         let first = missing.first().map_or(0, |missing| missing.entry.0);
         write(&self.review, &format!("{LIST}{who}-{first}.tsv"), &lines)?;
-        self.listed.store(self.lists()?.len() as u64, Ordering::Relaxed);
-        Ok(())
+        self.lists().map(drop)
     }
 
     pub fn note(&self, entry: EntryId, detail: &str) {
@@ -141,9 +142,9 @@ fn write(review: &Path, name: &str, lines: &str) -> io::Result<()> {
     let (path, unfinished) = (review.join(name), review.join(format!("{name}.new")));
     let mut file = File::create(&unfinished)?;
     file.write_all(lines.as_bytes())?;
-    file.sync_all()?;
+    failpoint::sync("loss_list", || file.sync_all())?;
     std::fs::rename(&unfinished, &path)?;
-    File::open(review)?.sync_all()
+    failpoint::sync("loss_list", || File::open(review)?.sync_all())
 }
 
 /// Records that were acknowledged and of which a replay could read nothing, not even what they were:

@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::failpoint;
+
 /// Zeros in logs that were begun before there was one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogId {
@@ -56,9 +58,9 @@ impl LogId {
         let unfinished = folder.join(format!("{FILE}.new"));
         let mut file = File::create(&unfinished)?;
         file.write_all(&[&id[..], &crc32c::crc32c(&id).to_le_bytes()].concat())?;
-        file.sync_all()?;
+        failpoint::sync("log_id", || file.sync_all())?;
         std::fs::rename(&unfinished, folder.join(FILE))?;
-        File::open(folder)?.sync_all()
+        failpoint::sync("log_id", || File::open(folder)?.sync_all())
     }
 }
 

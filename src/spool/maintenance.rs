@@ -20,8 +20,10 @@ const CHECKPOINT: Duration = Duration::from_secs(3);
 const SPARES: usize = 2;
 /// A survey of the log is not made again before, unless it grows.
 const SURVEY: Duration = Duration::from_secs(60);
-/// Entries freed at a time.
-const PURGE: usize = 500;
+/// Entries freed at a time. Few in unit tests, as below.
+const PURGE: usize = if cfg!(test) { 3 } else { 500 };
+/// Entries looked at in one tick that stay: what only optional destinations have, say, may be millions.
+const LOOKS: usize = if cfg!(test) { 5 } else { 5_000 };
 /// The oldest segment is cleaned by copying when what lives in it is at most this part of it …
 const MOSTLY_DEAD: f64 = 0.25;
 /// … or, when space is short, this part.
@@ -43,6 +45,8 @@ pub struct Maintenance {
     /// How full the disk was when entries were last freed before their retention was over, until a
     /// segment is recycled.
     pub freed_early_at: Option<f64>,
+    /// The key of the entry that was looked at last for freeing, as long as there are more.
+    pub looked_until: Option<Vec<u8>>,
     pub survey: Option<Survey>,
     pub unreadable: Option<Unreadable>,
 }
@@ -171,7 +175,8 @@ impl Maintenance {
 
     /// Frees entries whose deliveries are all settled, at least one required one proven, and that
     /// have been kept long enough, or, when space is short, not that long, longest first. Nothing
-    /// expires from age alone.
+    /// expires from age alone. Goes round: what can't be freed must neither be looked at all the time nor hide
+    /// what comes after it.
     fn purge(&mut self) -> Result<(), SpoolError> {
         let now = self.shared.clock.now();
         // Freeing early goes on only while it helps: what is freed may lie in a segment that
@@ -181,24 +186,30 @@ impl Maintenance {
         let retention = if short { Duration::ZERO } else { self.shared.options.retention };
         let before = crate::clock::Millis(now.0.saturating_sub(retention.as_millis() as u64));
         let policies = self.shared.policies.read().clone();
-        let mut after: Option<Vec<u8>> = None;
+        let mut kept = 0;
         loop {
-            let resting = self.shared.queue.resting(before, after.as_deref(), PURGE)?;
-            let Some((last, _)) = resting.last() else { return Ok(()) };
-            after = Some(last.clone());
+            let resting = self.shared.queue.resting(before, self.looked_until.as_deref(), PURGE)?;
+            self.looked_until = resting.last().map(|(key, _)| key.clone());
+            if resting.is_empty() {
+                return Ok(());
+            }
             let mut ids = Vec::new();
             for (_, id) in resting {
                 let Some(state) = self.shared.queue.state(id)? else { continue };
                 if state.is_purgeable(|destination| policies.get(destination).copied()) {
                     ids.push(id);
+                } else {
+                    kept += 1;
                 }
             }
-            if ids.is_empty() {
-                continue;
+            let frees = !ids.is_empty();
+            if frees {
+                self.shared.ask(|answer| Job::Free { ids, answer })?;
             }
-            self.shared.ask(|answer| Job::Free { ids, answer })?;
-            if short {
+            if frees && short {
                 self.freed_early_at = Some(ratio);
+            }
+            if kept >= LOOKS || (frees && short) {
                 return Ok(());
             }
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::SpoolError;
@@ -50,16 +51,16 @@ pub fn replay(
     replay.finish(segments)
 }
 
-/// A record may stand there that was acknowledged: nobody may go on as if there were none.
-fn unread(segment: &Segment, offset: u64, error: io::Error) -> SpoolError {
+/// What could not be read may have been acknowledged: nobody may go on as if it were not there.
+fn unread(path: &Path, offset: u64, error: io::Error) -> SpoolError {
     if !is_unreadable(&error) {
-        return at(&segment.path)(error);
+        return at(path)(error);
     }
     let advice = format!(
-        "{error} at byte {offset}, where the log may go on. Try again; if it is lost for good, move the file away, and \
-         what it held is named as missing"
+        "{error} at byte {offset} or after it. Try again; if it is lost for good, put a copy in its place that has zeros \
+         where the disk can't be read (ddrescue makes one): what is missing is named then"
     );
-    at(&segment.path)(io::Error::new(error.kind(), advice))
+    at(path)(io::Error::new(error.kind(), advice))
 }
 
 /// What stands in the log, in its order, until it is known whether it was acknowledged.
@@ -131,8 +132,8 @@ impl Replay<'_> {
         self.doubtful_from = (from == FIRST_RECORD && follows).then_some(0);
         let disk = DiskView::of(&segment.file, &segment.path).map_err(at(&segment.path))?;
         loop {
-            let found =
-                scan::record_at(&disk, segment, offset).map_err(|error| unread(segment, offset, error))?;
+            let found = scan::record_at(&disk, segment, offset)
+                .map_err(|error| unread(&segment.path, offset, error))?;
             match found {
                 Found::Record(record) if record.header.sequence > self.sequence => {
                     offset = self.record(&disk, segment, *record)?;
@@ -218,31 +219,31 @@ impl Replay<'_> {
 
     fn payload(&self, disk: &DiskView, segment: &Segment, record: &Record) -> Result<OnDisk, SpoolError> {
         let header = &record.header;
-        let has_digest = |source: &dyn ReadAt, offset| {
+        let has_digest = |source: &dyn ReadAt, path: &Path, offset| {
             let is_intact = scan::has_digest(source, offset, header.data_set_length, &header.data_set_sha256);
-            is_intact.map(|is_intact| if is_intact { OnDisk::Intact } else { OnDisk::Damaged })
+            let is_intact = is_intact.map_err(|error| unread(path, offset, error))?;
+            Ok(if is_intact { OnDisk::Intact } else { OnDisk::Damaged })
         };
-        let checked = match (header.payload, &record.meta.large) {
+        match (header.payload, &record.meta.large) {
             (Payload::None, _) => Ok(OnDisk::Intact),
             (Payload::Inline, _) => {
-                has_digest(disk, record.part10_offset() + u64::from(header.prefix_length))
+                has_digest(disk, &segment.path, record.part10_offset() + u64::from(header.prefix_length))
             }
             (Payload::Large, Some(name)) => {
                 let path = self.folders.large.join(name);
                 match File::open(&path).and_then(|file| DiskView::of(&file, &path)) {
-                    Ok(file) => has_digest(&file, 0),
+                    Ok(file) => has_digest(&file, &path, 0),
                     // What is carried forward was acknowledged long ago: the check at the end of recovery
                     // tells whether it is lost.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(match record.meta.copied {
                         Some(_) => OnDisk::Intact,
                         None => OnDisk::Missing,
                     }),
-                    Err(error) => Err(error),
+                    Err(error) => Err(unread(&path, 0, error)),
                 }
             }
             (Payload::Large, None) | (Payload::Void, _) => Ok(OnDisk::Damaged),
-        };
-        checked.map_err(at(&segment.path))
+        }
     }
 
     /// Notes damage at `offset` if anything but an unwritten rest stands there; returns where the

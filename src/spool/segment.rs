@@ -268,7 +268,7 @@ impl Segments {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !segment.path.exists() => {}
             renamed => renamed?,
         }
-        File::open(&self.dir)?.sync_all()?;
+        failpoint::sync("set_aside", || File::open(&self.dir)?.sync_all())?;
         live.remove(&generation);
         Ok(())
     }

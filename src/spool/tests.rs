@@ -406,6 +406,31 @@ async fn space_is_freed_after_proof_and_retention_and_segments_are_recycled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_be_freed_does_not_hide_what_comes_after_it() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    spool.set_policies(policies());
+    let mut ids = Vec::new();
+    for index in 0..40u8 {
+        ids.push(store(&spool, &format!("1.2.3.{index}"), content(index, 3000)).await.unwrap().id);
+    }
+    let (stay, go) = ids.split_at(38);
+    for (ids, outcome) in [(stay, Outcome::Cancelled), (go, Outcome::Verified { by: "query".into() })] {
+        for id in ids {
+            deliver(&spool, *id, outcome.clone()).await;
+        }
+        bench.clock.advance(Duration::from_secs(1));
+    }
+    bench.clock.advance(Duration::from_secs(100));
+    until(async || (spool.counts().objects == 38).then_some(())).await;
+    // What can be freed later, in front, comes next time round.
+    deliver(&spool, stay[0], Outcome::Verified { by: "query".into() }).await;
+    bench.clock.advance(Duration::from_secs(100));
+    until(async || (spool.counts().objects == 37).then_some(())).await;
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_stays_for_long_does_not_keep_what_is_dead_behind_it() {
     let bench = Bench::new();
     let spool = bench.open();
