@@ -24,6 +24,11 @@ def most(case, bound, versus=None, figure="p99_ms", other_case=None):
     return Asked(case, figure, False, bound, versus, other_case)
 
 
+def beside(case, versus):
+    """Nothing is asked of the ratio: it is there to be seen."""
+    return least(case, 0, versus)
+
+
 ASKED = [
     least("storescu m", 0.75, "quicknull"),
     least("a N=1", 3, "orthanc"),
@@ -77,4 +82,5 @@ ASKED = [
     most("binary", 60, figure="mb"),
     most("cold start", 1, figure="seconds"),
     most("start with 1M", 15, figure="seconds"),
+    *(beside(case, "storescp") for case in ("storescu m", "a N=1", "a N=8", "b N=1", "b N=8", "b N=16", "c N=4", "d N=1")),
 ]

@@ -8,6 +8,7 @@ import sys
 
 from bench import CHECKOUT
 from bench.servers import NODE
+from processes import version
 
 FILE = CHECKOUT / "target/bench/journal.jsonl"
 
@@ -18,13 +19,15 @@ class Journal:
     def __init__(self, rounds):
         self.rounds = rounds
         self.binary = hashlib.sha256(NODE.read_bytes()).hexdigest()[:16]
+        self.version = version(CHECKOUT)
         FILE.parent.mkdir(parents=True, exist_ok=True)
         lines = map(json.loads, FILE.read_text().splitlines()) if FILE.exists() else ()
         self.records = [record for record in lines if record["binary"] == self.binary]
 
     def add(self, case, server, number, **figures):
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        record = {"case": case, "server": server, "round": number, "at": at, "binary": self.binary, "figures": figures}
+        record = {"case": case, "server": server, "round": number, "at": at, "binary": self.binary}
+        record |= {"version": self.version, "figures": figures}
         self.records.append(record)
         with FILE.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -37,6 +40,11 @@ class Journal:
             for record in self.records
             if (record["case"], record["server"]) == (case, server)
         }
+
+    def origin(self, case):
+        """Of what, and when, a case was measured last; None when it was not."""
+        at = [(record["at"][:10], record["version"]) for record in self.records if record["case"] == case]
+        return f"binary {self.binary}, {max(at)[1]}, {max(at)[0]}" if at else None
 
     def missing(self, case, servers):
         """Round and server of what is still to be measured: rounds in turn, the servers of each in a new order."""

@@ -1,4 +1,4 @@
-"""docs/performance.md: its tables, and the chart beside it, from the journal by way of docs/performance.json."""
+"""docs/performance.md: its table, and the chart beside it, from the journal by way of docs/performance.json."""
 
 import json
 import statistics
@@ -36,21 +36,25 @@ def row(journal, asked):
         theirs = {n: figures[asked.figure] for n, figures in journal.figures(case, asked.versus).items()}
     paired = [ours[n] / theirs[n] for n in ours if n in theirs and theirs[n]]
     measured = (statistics.median(paired) if paired else None) if asked.versus else median(ours)
-    holds = None if measured is None else (measured >= asked.bound if asked.at_least else measured <= asked.bound)
+    holds = measured is not None and (measured >= asked.bound if asked.at_least else measured <= asked.bound)
     return {
         "case": asked.case,
         "figure": UNITS[asked.figure],
-        "asked": f"{'≥' if asked.at_least else '≤'} {asked.bound:g}" + (f" × {versus(asked)}" if asked.versus else ""),
+        "asked": wording(asked),
         "node": median(ours),
         "other": median(theirs),
         "ratio": statistics.median(paired) if paired else None,
         "rounds": len(ours),
-        "holds": holds,
+        "holds": holds if asked.bound else None,
+        "origin": journal.origin(asked.case),
     }
 
 
-def versus(asked):
-    return asked.other_case or asked.versus
+def wording(asked):
+    versus = asked.other_case or asked.versus
+    if not asked.bound:
+        return f"beside {versus}"
+    return f"{'≥' if asked.at_least else '≤'} {asked.bound:g}" + (f" × {versus}" if versus else "")
 
 
 def median(by_round):
@@ -58,11 +62,21 @@ def median(by_round):
 
 
 def store(journal):
-    figures = rows(journal)
+    figures = merged(json.loads(FIGURES.read_text()), rows(journal))
     FIGURES.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     PAGE.write_text(page(PAGE.read_text(), figures))
     CHART.write_text(chart(figures))
     return figures
+
+
+def merged(before, now):
+    """What was measured now, and of what was not the last word on it."""
+
+    def identity(row):
+        return row["case"], row["figure"], row["asked"]
+
+    known = {identity(row): row for row in before}
+    return [row if row["origin"] else known.get(identity(row), row) for row in now]
 
 
 def page(text, figures):
@@ -70,11 +84,21 @@ def page(text, figures):
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     head = "| Case | Figure | Asked | Node | The other | Ratio | Rounds | Holds |\n|---|---|---|---|---|---|---|---|\n"
-    return before + BEGIN + "\n\n" + head + "".join(map(line, figures)) + "\n" + END + after
+    return before + BEGIN + "\n\n" + head + "".join(map(line, figures)) + "\n" + origins(figures) + "\n" + END + after
+
+
+def origins(figures):
+    """Which binary the rows are of: one, unless parts were measured at different times."""
+    cases = {}
+    for row in figures:
+        cases.setdefault(row["origin"], {})[row["case"]] = None
+    (usual, _), *others = sorted(cases.items(), key=lambda item: -len(item[1]))
+    text = f"Measured with {usual}.\n"
+    return text + "".join(f"With {origin or 'none yet'}: {', '.join(names)}.\n" for origin, names in others)
 
 
 def line(row):
-    holds = {True: "yes", False: "**no**", None: "not measured"}[row["holds"]]
+    holds = {True: "yes", False: "**no**", None: ""}[row["holds"]] if row["origin"] else "not measured"
     cells = [row["case"], row["figure"], row["asked"], number(row["node"]), number(row["other"]), number(row["ratio"])]
     return f"| {' | '.join(cells)} | {row['rounds']} | {holds} |\n"
 
@@ -86,7 +110,7 @@ def number(value):
 
 
 def chart(figures):
-    """Bars of the receiving rows: the node beside what it is compared with, as a share of the larger."""
+    """Bars of all rates that have something beside them: the node and the other, as shares of the larger."""
     chosen = [row for row in figures if row["figure"] == "/s" and row["ratio"] is not None]
     height = 26 * len(chosen) + 30
     parts = [

@@ -24,7 +24,7 @@ def days(studies, n):
 
 # A question, by the number of studies there are and the number of the question.
 QUESTIONS = {
-    "limit=100": lambda studies, n: f"limit=100&offset={n % (studies - 100)}",
+    "limit=100": lambda studies, n: f"limit={100 + n // (studies - 100)}&offset={n % (studies - 100)}",
     "PatientID": lambda studies, n: f"PatientID=PID{n % (studies // 10):07}&limit={50 + n}",
     "name wildcard": lambda studies, n: f"PatientName={LAST[n % 10]}000{n // 10 % 5}*&limit={50 + n}",
     "date range": lambda studies, n: f"StudyDate={days(studies, n)}&limit={50 + n}",

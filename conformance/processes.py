@@ -71,3 +71,9 @@ def alive(pid):
         return True
     except ProcessLookupError:
         return False
+
+
+def version(checkout):
+    """The commit that the checkout is at, which says how something was tried; with a plus when it was changed since."""
+    command = ["git", "describe", "--always", "--dirty=+"]
+    return subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=True).stdout.strip()

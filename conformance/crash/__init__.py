@@ -1,1 +1,1 @@
-"""The kill -9 rig: many senders, an outside ledger of what was acknowledged, a node that dies at every point."""
+"""The durability campaigns: a node that is killed, cut off, damaged, starved and crowded, and what it owes afterwards."""

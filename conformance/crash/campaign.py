@@ -16,10 +16,10 @@ import hashlib
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import time
 
+from processes import version
 from subject import CHECKOUT, binary
 
 FOLDER = pathlib.Path(os.environ.get("CRASH_RESULTS", CHECKOUT / "target/crash"))
@@ -67,7 +67,7 @@ class Campaign:
         return failures
 
     def append(self, case, outcome):
-        record = {"case": case, "binary": self.binary, "version": version(), "at": now()} | outcome
+        record = {"case": case, "binary": self.binary, "version": version(CHECKOUT), "at": now()} | outcome
         with self.file.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(json.dumps(record), file=sys.stderr, flush=True)
@@ -96,11 +96,3 @@ def total(results, cases):
 
 def now():
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def version():
-    """The commit that the checkout is at, which says how it was tried; with a plus when it was changed since."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+"], cwd=CHECKOUT, capture_output=True, text=True, check=True
-    )
-    return described.stdout.strip()

@@ -25,8 +25,15 @@ HARMLESS = {
     "spool_directory": ("the sync of the spool's folder", "any sync that commits the journal"),
     "recovered": ("the sync of what a crash left in the page cache", "the log's next sync, of the router's decision"),
     "recovered_directory": ("the sync of the folder of large files after a crash", "the file's sync before the crash"),
+    "log_id": ("the syncs of the file that names the log", "the head of each segment names it, too"),
     "queue_flush": ("sled's flush at a checkpoint", "the log is replayed from where sled was cut off"),
     "queue": ("the sync of sled's files at a checkpoint", "the log is replayed from where sled was cut off"),
+}
+# No object depends on these: they are not left out.
+UNTRIED = {
+    "torn": "what a crash tore, and nobody was answered for, is found torn again, or at worst named as a loss",
+    "loss_list": "the names of what was lost already",
+    "set_aside": "a segment of which nothing can be read goes to review/ once more",
 }
 # These concern a start after a crash, which has rounds of its own.
 AFTER_A_CRASH = {"recovered", "recovered_directory"}

@@ -281,7 +281,7 @@ def run(case):
 def lines(results):
     placed, full = total(results, PLACES), total(results, FULL)
     touched = [case for case in PLACES if results[case]["failed"]]
-    syncs = total(results, [case for case in PLACES if case.endswith(" sync")])
+    syncs = total(results, [f"{area} sync" for area in TRUSTED])
     return [
         Line(
             "the n-th call of a kind fails on a part of the data (log, large objects, queue, review, database, the "
@@ -300,8 +300,9 @@ def lines(results):
         ),
         Line(
             f"a failed sync of log, large object or queue stops the node ({STORAGE_FAILED}), and nothing that was sent "
-            "after it is acknowledged; a spare segment is thrown away instead",
-            f"{syncs['failed']} failed syncs, {syncs['stopped']} stopped",
+            "after it is acknowledged; a spare segment is thrown away instead, and a start that fails is tried again",
+            f"{syncs['failed']} failed syncs of these: {syncs['stopped']} stopped, {syncs['refused']} did not start, the others "
+            "spares or the start's own look at the queue",
             syncs["stopped"] > 0,
         ),
         Line("after the restart all that was acknowledged is held", "0 lost", True),

@@ -31,6 +31,7 @@ POINTS = dict.fromkeys(FAIL_POINTS, 60) | {
     "segment_begun": 4,
     "queue_flushed": 1,
     "freed_files_removed": 2,
+    "route": 20,
 }
 CONFIG = {
     "spool": {"inline_limit": "64 KiB", "segment_size": "1 MiB", "retention": "0s"},

@@ -23,6 +23,7 @@ from waiting import wait_until
 
 TITLE = "An hour of mixed traffic"
 MINUTES = float(os.environ.get("MINUTES", "60"))
+IS_TRIAL = MINUTES < 60
 # One in fifty is too long for the log and has a file of its own.
 SIZES = [2_000] * 30 + [30_000] * 15 + [200_000] * 4 + [1_500_000]
 SAMPLE = 1.0

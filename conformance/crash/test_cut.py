@@ -1,6 +1,7 @@
 """The short form of the campaign: some cuts, and each sync without which they must show a loss."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from crash import cut, order, power
 from crash.kill import Lost
 from crash.replay import replay
+from subject import CHECKOUT
 
 pytestmark = pytest.mark.relaypacs
 
@@ -18,6 +20,20 @@ def mounts(test):
 
 def needs(tool):
     return pytest.mark.skipif(shutil.which(tool) is None, reason=f"{tool} is not installed")
+
+
+def test_each_sync_of_the_node_is_left_out_somewhere_or_it_is_said_why_not():
+    known = {*cut.CAUGHT, *cut.HARMLESS, *cut.UNTRIED}
+    sources = "".join(file.read_text() for file in (CHECKOUT / "src").rglob("*.rs"))
+    assert set(re.findall(r'failpoint::sync\(\s*"(\w+)"', sources)) <= known
+    assert [name for name in known if f'"{name}"' not in sources] == []
+
+
+def test_each_fail_point_of_the_node_is_where_some_suite_ends_it():
+    sources = "".join(file.read_text() for file in (CHECKOUT / "src").rglob("*.rs"))
+    suites = "".join(file.read_text() for file in (CHECKOUT / "conformance/crash").glob("*.py"))
+    points = set(re.findall(r'failpoint::pass\(\s*"(\w+)"', sources))
+    assert [name for name in sorted(points) if f'"{name}' not in suites] == []
 
 
 @mounts

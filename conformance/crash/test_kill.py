@@ -9,7 +9,9 @@ import pytest
 import clients
 import instances
 from crash import spool_files
+from crash.downstream import dimse
 from crash.kill import FAIL_POINTS, Lost, Rig, series
+from crash.sinks import DimseArchive, Sink
 from pdu import Closed
 from subject import RelayPacs
 from waiting import wait_until
@@ -24,6 +26,26 @@ def test_nothing_acknowledged_is_lost_whenever_the_node_is_killed():
     print(report)
     assert set(report["at_fail_points"]) == set(FAIL_POINTS)
     assert report["acknowledged"] > 100
+
+
+@pytest.mark.parametrize("point", ["route", "commitment_requested"])
+def test_what_was_on_its_way_when_the_node_was_killed_arrives_and_is_verified(point):
+    objects = [instances.instance() for _ in range(20)]
+    with Sink(DimseArchive) as archive:
+        # A report that was on its way to the killed node is asked for again soon.
+        node = RelayPacs({"destinations": [dimse("pacs", archive.port, verify_deadline="5s")]}, database="sqlite")
+        try:
+            node.start(RELAYPACS_FAILPOINT=f"{point}@1")
+            with contextlib.suppress(Closed, OSError, AssertionError):
+                clients.store(node, objects)
+            wait_until(node.died, "it is killed", 20)
+            node.environment = {}
+            node.start()
+            held = node.held()
+            assert held
+            wait_until(lambda: node.destination("pacs")["verified"] == len(held), "all is verified", 60)
+        finally:
+            node.remove()
 
 
 def test_what_a_crash_tore_and_nobody_was_answered_for_is_no_loss_later():
