@@ -4,7 +4,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 make --no-print-directory release
 relaypacs=target/release/relaypacs
-if [ -z "$("$relaypacs" key list --json)" ]; then
+keys=
+# Before its first start there is nothing to ask.
+[ ! -e data/spool ] || keys=$("$relaypacs" key list --json)
+if [ -z "$keys" ]; then
     echo "A first API key, shown only now:"
     "$relaypacs" key add first --scope dicomweb:read --scope dicomweb:write
 fi
