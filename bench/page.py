@@ -36,7 +36,7 @@ def row(journal, asked):
         theirs = {n: figures[asked.figure] for n, figures in journal.figures(case, asked.versus).items()}
     paired = [ours[n] / theirs[n] for n in ours if n in theirs and theirs[n]]
     measured = (statistics.median(paired) if paired else None) if asked.versus else median(ours)
-    holds = measured is not None and (measured >= asked.bound if asked.at_least else measured <= asked.bound)
+    holds = None if measured is None else (measured >= asked.bound if asked.at_least else measured <= asked.bound)
     return {
         "case": asked.case,
         "figure": UNITS[asked.figure],
@@ -98,7 +98,9 @@ def origins(figures):
 
 
 def line(row):
-    holds = {True: "yes", False: "**no**", None: ""}[row["holds"]] if row["origin"] else "not measured"
+    holds = {True: "yes", False: "**no**", None: "not measured"}[row["holds"]]
+    if row["asked"].startswith("beside"):
+        holds = ""
     cells = [row["case"], row["figure"], row["asked"], number(row["node"]), number(row["other"]), number(row["ratio"])]
     return f"| {' | '.join(cells)} | {row['rounds']} | {holds} |\n"
 

@@ -13,13 +13,20 @@ import subprocess
 SERVERS = range(18_000, 32_000)
 
 
+# Given out, and perhaps not listened on yet.
+GIVEN = set()
+
+
 def free_port():
-    """A port that nobody listens on now."""
+    """A port that nobody listens on now, another one each time."""
     while True:
+        port = random.choice(SERVERS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", random.choice(SERVERS)))
-            return probe.getsockname()[1]
+            probe.bind(("127.0.0.1", port))
+            if port not in GIVEN:
+                GIVEN.add(port)
+                return port
 
 
 def listens(port, host="127.0.0.1"):
