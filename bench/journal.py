@@ -42,9 +42,10 @@ class Journal:
         }
 
     def origin(self, case):
-        """Of what, and when, a case was measured last; None when it was not."""
-        at = [(record["at"][:10], record["version"]) for record in self.records if record["case"] == case]
-        return f"binary {self.binary}, {max(at)[1]}, {max(at)[0]}" if at else None
+        """Of what, and when, a case was measured last; None when it was not. Commits that do not change the binary do
+        not count: it bears the name of the first."""
+        at = [record["at"][:10] for record in self.records if record["case"] == case]
+        return f"binary {self.binary}, {self.records[0]['version']}, {max(at)}" if at else None
 
     def missing(self, case, servers):
         """Round and server of what is still to be measured: rounds in turn, the servers of each in a new order."""

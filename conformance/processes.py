@@ -1,5 +1,6 @@
 """Child processes and ports: start, measure, stop by process id."""
 
+import collections
 import contextlib
 import os
 import pathlib
@@ -11,10 +12,8 @@ import subprocess
 
 # Below those that Linux gives to connections: while its server is down, no connection of another test may take a port.
 SERVERS = range(18_000, 32_000)
-
-
-# Given out, and perhaps not listened on yet.
-GIVEN = set()
+# Given out lately, and perhaps not listened on yet.
+GIVEN = collections.deque(maxlen=1000)
 
 
 def free_port():
@@ -25,7 +24,7 @@ def free_port():
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", port))
             if port not in GIVEN:
-                GIVEN.add(port)
+                GIVEN.append(port)
                 return port
 
 
