@@ -14,7 +14,7 @@ import time
 
 from crash.campaign import Line
 from crash.ledger import Ledger
-from crash.senders import StoreSender, StowSender, Template
+from crash.senders import StoreSender, StowSender, Template, ended
 from instances import sha256, split_part10
 from subject import RelayPacs
 from waiting import DeadlinePassed, wait_until
@@ -76,8 +76,8 @@ class Rig:
             sender.start()
         hit = self.await_death(fail_point, crew)
         stopping.set()
+        ended(crew)
         for sender in crew:
-            sender.join(30)
             self.offered |= sender.offered
         errors = [sender.error for sender in crew if sender.error]
         if errors:

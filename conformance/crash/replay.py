@@ -13,6 +13,7 @@ from crash.disk import mounted
 from crash.kill import Lost
 from crash.ledger import Ledger, Pen
 from crash.power import FILLING, CutRig
+from crash.senders import ended
 from crash.write_log import Cut, LoggedDisk, Replay
 from subject import RelayPacs, merged
 from waiting import wait_until
@@ -64,8 +65,8 @@ class ReplayRig(CutRig):
         until = time.monotonic() + seconds
         wait_until(lambda: time.monotonic() > until or self.node.died(), "the load ends", seconds + 5)
         stopping.set()
+        ended(crew)
         for sender in crew:
-            sender.join(30)
             self.offered |= sender.offered
         self.node.kill()
         return crew

@@ -36,6 +36,13 @@ class Template:
         return instances.replace(self.model, sop_instance=uid, data_set=data)
 
 
+def ended(threads, seconds=30):
+    """Waits for each of them; one that hangs is a failure of the node, which let it."""
+    for each in threads:
+        each.join(seconds)
+        assert not each.is_alive(), f"{type(each).__name__} hangs"
+
+
 class Sender(threading.Thread):
     """Sends until it is told to stop or the node is gone. `offered` is what it ever began to send, `open` what of that
     got no success.

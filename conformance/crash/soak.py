@@ -16,7 +16,7 @@ import time
 import clients
 from crash.campaign import Line
 from crash.downstream import compare, dimse, stow
-from crash.senders import StoreSender, StowSender, Template
+from crash.senders import StoreSender, StowSender, Template, ended
 from crash.sinks import DimseArchive, Sink, WebArchive
 from subject import RelayPacs
 from waiting import wait_until
@@ -147,8 +147,7 @@ class Soak:
                 print(f"{self.samples[-1][1] / MIB:.1f} MiB, {self.samples[-1][2]} files", file=sys.stderr, flush=True)
         for each in self.everybody():
             each.stopping.set()
-        for each in self.everybody():
-            each.join(60)
+        ended(self.everybody(), 60)
         self.check()
         return {uid: digest for sender in self.senders for uid, digest in sender.offered.items()}
 

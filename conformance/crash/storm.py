@@ -13,7 +13,7 @@ import time
 import clients
 from crash.image import CONFIG, Statement, keep, spool_of
 from crash.kill import Lost
-from crash.senders import Template
+from crash.senders import Template, ended
 from pdu import Closed, RawAssociation
 from subject import RelayPacs, merged
 
@@ -75,8 +75,7 @@ class Sky:
         assert not self.node.died(), self.node.log_tail()
         self.node.kill()
         self.over.set()
-        for each in crew:
-            each.join(30)
+        ended(crew)
         self.figures["kills"] += 1
 
     def check(self):
