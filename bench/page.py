@@ -47,6 +47,7 @@ def row(journal, asked):
         "rounds": len(ours),
         "holds": holds if asked.bound else None,
         "origin": journal.origin(asked.case),
+        "whole": len(paired if asked.versus else ours) >= journal.rounds,
     }
 
 
@@ -76,7 +77,7 @@ def merged(before, now):
         return row["case"], row["figure"], row["asked"]
 
     known = {identity(row): row for row in before}
-    return [row if row["origin"] else known.get(identity(row), row) for row in now]
+    return [row if row["whole"] else known.get(identity(row), row) for row in now]
 
 
 def page(text, figures):

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::entry::EntryId;
+use super::segment_head::in_file_at;
 use super::state::EntryState;
 use crate::failpoint;
 
@@ -52,7 +53,9 @@ impl Damage {
         for file in std::fs::read_dir(&self.review)? {
             let (path, name) = file.map(|file| (file.path(), file.file_name()))?;
             if name.to_string_lossy().starts_with(LIST) && path.extension().is_some_and(|end| end == "tsv") {
-                missing.extend(std::fs::read_to_string(path)?.lines().map(Missing::of_line));
+                let bytes = std::fs::read(&path).map_err(in_file_at(&path))?;
+                let text = String::from_utf8_lossy(&bytes);
+                missing.extend(text.lines().filter(|line| !line.trim().is_empty()).map(Missing::of_line));
             }
         }
         self.listed.store(missing.len() as u64, Ordering::Relaxed);
@@ -147,8 +150,8 @@ fn write(review: &Path, name: &str, lines: &str) -> io::Result<()> {
     failpoint::sync("loss_list", || File::open(review)?.sync_all())
 }
 
-/// Records that were acknowledged and of which a replay could read nothing, not even what they were:
-/// by their numbers, which are those of entries where they were objects.
+/// Records that were acknowledged and of which a replay could read nothing, not even what they were: by their numbers,
+/// which are those of entries where they were objects as they first came, and not copies.
 #[derive(Debug, Default)]
 pub struct Unreadable {
     numbers: BTreeSet<u64>,

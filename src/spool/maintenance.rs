@@ -45,8 +45,8 @@ pub struct Maintenance {
     /// How full the disk was when entries were last freed before their retention was over, until a
     /// segment is recycled.
     pub freed_early_at: Option<f64>,
-    /// The key of the entry that was looked at last for freeing, as long as there are more.
-    pub looked_until: Option<Vec<u8>>,
+    /// The key of the entry that was looked at last for freeing, as long as there are more; and for freeing early.
+    pub looked_until: [Option<Vec<u8>>; 2],
     pub survey: Option<Survey>,
     pub unreadable: Option<Unreadable>,
 }
@@ -186,10 +186,11 @@ impl Maintenance {
         let retention = if short { Duration::ZERO } else { self.shared.options.retention };
         let before = crate::clock::Millis(now.0.saturating_sub(retention.as_millis() as u64));
         let policies = self.shared.policies.read().clone();
+        let looked_until = &mut self.looked_until[usize::from(short)];
         let mut kept = 0;
         loop {
-            let resting = self.shared.queue.resting(before, self.looked_until.as_deref(), PURGE)?;
-            self.looked_until = resting.last().map(|(key, _)| key.clone());
+            let resting = self.shared.queue.resting(before, looked_until.as_deref(), PURGE)?;
+            *looked_until = resting.last().map(|(key, _)| key.clone());
             if resting.is_empty() {
                 return Ok(());
             }

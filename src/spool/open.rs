@@ -158,7 +158,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         seen_end: LogPosition::default(),
         started: Instant::now(),
         freed_early_at: None,
-        looked_until: None,
+        looked_until: [None, None],
         survey: None,
         unreadable: None,
     };

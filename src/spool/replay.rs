@@ -57,8 +57,8 @@ fn unread(path: &Path, offset: u64, error: io::Error) -> SpoolError {
         return at(path)(error);
     }
     let advice = format!(
-        "{error} at byte {offset} or after it. Try again; if it is lost for good, put a copy in its place that has zeros \
-         where the disk can't be read (ddrescue makes one): what is missing is named then"
+        "{error} at byte {offset} or after it. Try again; if it is lost for good, \"When the disk fails\" in \
+         docs/operations.md says what can be done, and what it may cost"
     );
     at(path)(io::Error::new(error.kind(), advice))
 }

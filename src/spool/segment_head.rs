@@ -110,7 +110,6 @@ pub fn in_file_at(path: &Path) -> impl Fn(io::Error) -> io::Error {
 fn untold() -> io::Error {
     io::Error::other(
         "the disk can't read where its generation stands, so nobody knows what it holds. Try again; if it is lost for \
-         good, put a copy in its place that has zeros where the disk can't be read (ddrescue makes one): what is missing \
-         is named then",
+         good, move the file away, and what it held is named as missing",
     )
 }
