@@ -8,7 +8,7 @@ export RELAYPACS_BIN ?= $(CURDIR)/target/debug/relaypacs
 
 .DEFAULT_GOAL := help
 .PHONY: help run release test check unit conformance conformance-orthanc conformance-postgres crash soak \
-        fuzz fuzz-planted fuzz-keep bench bench-spool tools test-build
+        fuzz fuzz-planted fuzz-keep bench bench-spool openapi tools test-build
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: release tools ## the node beside Orthanc, storescp and a server that only
 
 bench-spool: ## the spool alone, beside a bare append and sync
 	cargo bench --locked --bench spool
+
+openapi: test-build ## docs/openapi.json, from the binary
+	"$(RELAYPACS_BIN)" openapi > docs/openapi.json
 
 tools: ## install the peers and the Python environment that the suites need
 	@scripts/install-test-tools.sh

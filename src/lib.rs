@@ -19,12 +19,14 @@
 //! - [`forward`]: rules, deliveries, and the two transports.
 //! - [`auth`]: who may use the HTTP door.
 //! - [`dimse`], [`dicom`]: the protocol and the field's words, without policy.
+//! - [`admin`]: what an administrator does to a node.
 //! - [`node`], [`lifecycle`], [`control`], [`cli`], [`config`], [`telemetry`], [`clock`],
 //!   [`failpoint`]: running it.
 //!
 //! Errors: outcomes that a peer must hear are enums ([`ingest::Refusal`]); failures are a
 //! `thiserror` enum per module; `anyhow` appears only in `main`, `node`, `cli` and tests.
 
+pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod clock;

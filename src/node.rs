@@ -20,8 +20,9 @@ mod observe;
 pub use folder_lock::{FolderInUse, FolderLock};
 pub use foundation::{Foundation, open_store};
 
+use crate::admin::{InForce, Running};
 use crate::config::{Config, ConfigError, UnknownSopClasses, secret};
-use crate::control::{self, InForce, Running};
+use crate::control;
 use crate::dicom::{ScanLimits, TransferSyntaxes};
 use crate::forward::{Forward, ForwardError, ForwardOptions, OwnDoors};
 use crate::http::{self, HttpState};
@@ -104,6 +105,7 @@ impl Node {
             index,
             spool: self.foundation.spool.clone(),
             keys: self.foundation.keys.clone(),
+            api: http::Api::new(self.foundation.admin(Some(self.running.clone()))),
             public_url: self.addresses.public_url.clone(),
             instance,
             limits: config.limits.clone(),
@@ -127,7 +129,7 @@ impl Node {
             }
             _ => anyhow::Error::new(error).context(path.display().to_string()),
         })?;
-        let routes = control::routes(self.foundation.control(Some(self.running.clone())));
+        let routes = control::routes(self.foundation.admin(Some(self.running.clone())));
         self.stages.side.spawn(control::socket::serve(socket, path, routes, self.stages.side.shutdown()));
         let Some(telemetry) = telemetry else { return Ok(()) };
         let token = config.telemetry.token_file.as_deref().map(read_token).transpose()?;

@@ -58,7 +58,7 @@ impl Client {
             Err(error) if error.is::<FolderInUse>() => return Err(silent_node(config).into()),
             opened => opened?,
         };
-        let routes = control::routes(foundation.control(None)).boxed();
+        let routes = control::routes(foundation.admin(None)).boxed();
         Ok(Client::Folder { routes, foundation: Box::new(foundation) })
     }
 

@@ -2,9 +2,9 @@
 
 use anyhow::Context;
 
+use crate::admin::Readiness;
 use crate::cli::client::{Client, silent_node};
 use crate::config::Config;
-use crate::control::Readiness;
 use crate::lifecycle::Exit;
 use crate::node::FolderLock;
 

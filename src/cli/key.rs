@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use super::client::{Client, segment};
 use super::output::{self, Row};
+use crate::admin::{KeyLine, NewKey};
 use crate::auth::{Scope, key_name};
 use crate::clock::{Clock, Millis, SystemClock};
 use crate::config::{Config, units};
-use crate::control::{KeyLine, NewKey};
 use crate::lifecycle::Exit;
 
 #[derive(Subcommand)]

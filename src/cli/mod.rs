@@ -21,6 +21,7 @@ mod find;
 mod healthcheck;
 mod key;
 mod migrate;
+mod openapi;
 mod output;
 mod peer;
 mod reindex;
@@ -48,6 +49,8 @@ enum Command {
     Serve,
     /// Validate the configuration and print it as it is in force
     CheckConfig,
+    /// Print the OpenAPI document of the REST API
+    Openapi,
     /// Exit with 0 when a node runs here and takes objects, else 1
     Healthcheck,
     /// Change the tables of the database, or show how they stand
@@ -99,6 +102,9 @@ fn run(command: Command, config: Config) -> anyhow::Result<Exit> {
     if let Command::CheckConfig = command {
         return check_config::run(&config);
     }
+    if let Command::Openapi = command {
+        return openapi::run();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
@@ -109,7 +115,7 @@ fn run(command: Command, config: Config) -> anyhow::Result<Exit> {
     crate::telemetry::logging::start_for_commands();
     runtime.block_on(async {
         match command {
-            Command::Serve | Command::CheckConfig => unreachable!("run above"),
+            Command::Serve | Command::CheckConfig | Command::Openapi => unreachable!("run above"),
             Command::Healthcheck => healthcheck::run(&config).await,
             Command::Migrate(command) => migrate::run(command, &config).await,
             Command::Reindex => reindex::run(&config).await,

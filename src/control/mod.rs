@@ -4,22 +4,12 @@
 //! command does the same either way. Routes change or show what the node keeps; they never take
 //! or deliver objects.
 
-use std::sync::Arc;
-
 use poem::http::StatusCode;
 use poem::{Endpoint, EndpointExt, Response, Route, delete, get, post};
 use serde::{Deserialize, Serialize};
 
-use crate::auth::Keys;
-use crate::clock::Clock;
-use crate::config::Config;
-use crate::forward::Forward;
-use crate::index::Index;
-use crate::ingest::Ingest;
+use crate::admin::{Admin, AdminError, AdminErrorKind};
 use crate::lifecycle::Exit;
-use crate::scp::PeerTable;
-use crate::spool::Spool;
-use crate::store::{Routing, Store};
 
 mod keys;
 mod routing;
@@ -27,35 +17,10 @@ pub mod socket;
 mod spool;
 mod state;
 
-pub use keys::{KeyLine, NewKey};
-pub use routing::InForce;
 pub use spool::{EntryLine, VerifyLine};
-pub use state::Readiness;
-
-/// What the routes work on. Cheap to clone.
-#[derive(Clone)]
-pub struct Control {
-    pub config: Arc<Config>,
-    pub clock: Arc<dyn Clock>,
-    pub store: Store,
-    pub spool: Spool,
-    pub keys: Keys,
-    pub routing: Routing,
-    /// Only in a running node.
-    pub running: Option<Running>,
-}
-
-/// The parts that move.
-#[derive(Clone)]
-pub struct Running {
-    pub ingest: Ingest,
-    pub index: Index,
-    pub forward: Forward,
-    pub peers: PeerTable,
-}
 
 /// Every route.
-pub fn routes(control: Control) -> impl Endpoint<Output = Response> {
+pub fn routes(admin: Admin) -> impl Endpoint<Output = Response> {
     Route::new()
         .at("/health", get(state::health))
         .at("/reindex", post(state::reindex))
@@ -75,7 +40,7 @@ pub fn routes(control: Control) -> impl Endpoint<Output = Response> {
         .at("/peers/:ae_title", delete(routing::remove_peer))
         .at("/keys", get(keys::list).post(keys::add))
         .at("/keys/:id", delete(keys::revoke))
-        .data(control)
+        .data(admin)
         .map_to_response()
 }
 
@@ -96,25 +61,8 @@ pub struct ErrorBody {
 }
 
 impl ControlError {
-    pub fn refused(message: impl ToString) -> Self {
-        Self { status: StatusCode::CONFLICT, message: message.to_string(), exit: Exit::Failed }
-    }
-
-    pub fn not_found(message: impl ToString) -> Self {
-        Self { status: StatusCode::NOT_FOUND, message: message.to_string(), exit: Exit::Failed }
-    }
-
-    pub fn failed(message: impl ToString) -> Self {
+    fn failed(message: impl ToString) -> Self {
         Self { status: StatusCode::INTERNAL_SERVER_ERROR, message: message.to_string(), exit: Exit::Failed }
-    }
-
-    fn storage(message: impl ToString) -> Self {
-        Self { exit: Exit::Storage, ..Self::failed(message) }
-    }
-
-    /// Needs what only a running node has.
-    fn not_running() -> Self {
-        Self::refused("no node runs on this data folder; start it with `relaypacs serve`")
     }
 }
 
@@ -129,42 +77,22 @@ impl poem::error::ResponseError for ControlError {
     }
 }
 
+impl From<AdminError> for ControlError {
+    fn from(error: AdminError) -> Self {
+        let (status, exit) = match error.kind {
+            AdminErrorKind::NotFound => (StatusCode::NOT_FOUND, Exit::Failed),
+            AdminErrorKind::Invalid | AdminErrorKind::Refused => (StatusCode::CONFLICT, Exit::Failed),
+            AdminErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, Exit::Failed),
+            AdminErrorKind::Storage => (StatusCode::INTERNAL_SERVER_ERROR, Exit::Storage),
+            AdminErrorKind::Failed => (StatusCode::INTERNAL_SERVER_ERROR, Exit::Failed),
+        };
+        Self { status, message: error.message, exit }
+    }
+}
+
 impl From<crate::spool::SpoolError> for ControlError {
     fn from(error: crate::spool::SpoolError) -> Self {
-        use crate::spool::SpoolError;
-        match error {
-            SpoolError::Unknown(_) | SpoolError::Freed(_) => Self::not_found(error),
-            SpoolError::Io { .. } | SpoolError::Failed(_) | SpoolError::Full(_) => Self::storage(error),
-            other => Self::failed(other),
-        }
-    }
-}
-
-impl From<crate::store::RoutingError> for ControlError {
-    fn from(error: crate::store::RoutingError) -> Self {
-        use crate::store::RoutingError;
-        match error {
-            RoutingError::Unknown(_) => Self::not_found(error),
-            RoutingError::Exists(_) => Self::refused(error),
-            other => Self::failed(other),
-        }
-    }
-}
-
-impl From<crate::forward::ForwardError> for ControlError {
-    fn from(error: crate::forward::ForwardError) -> Self {
-        use crate::forward::ForwardError;
-        match error {
-            ForwardError::UnknownDestination(_) => Self::not_found(error),
-            ForwardError::Refused(_) => Self::refused(error),
-            ForwardError::Spool(error) => error.into(),
-        }
-    }
-}
-
-impl From<crate::auth::AuthError> for ControlError {
-    fn from(error: crate::auth::AuthError) -> Self {
-        Self::failed(error)
+        AdminError::from(error).into()
     }
 }
 

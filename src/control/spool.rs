@@ -7,7 +7,8 @@ use poem::web::{Data, Path};
 use poem::{Body, Response, handler};
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, Control, ControlError, json, streamed};
+use super::{Answer, ControlError, json, streamed};
+use crate::admin::Admin;
 use crate::clock::{Millis, rfc3339};
 use crate::spool::{
     CheckBy, Delivery, DeliveryState, EntryId, EntryState, Missing, ObjectReader, Spool, SpoolError,
@@ -101,8 +102,8 @@ impl EntryLine {
 }
 
 #[handler]
-pub async fn status(Data(control): Data<&Control>) -> Answer {
-    Ok(json(StatusCode::OK, &control.spool.status()))
+pub async fn status(Data(admin): Data<&Admin>) -> Answer {
+    Ok(json(StatusCode::OK, &admin.spool.status()))
 }
 
 /// Held entries, a page at a time from the queue.
@@ -120,16 +121,16 @@ fn entries(spool: Spool) -> impl stream::Stream<Item = Result<EntryState, SpoolE
 }
 
 #[handler]
-pub async fn list(Data(control): Data<&Control>) -> Answer {
+pub async fn list(Data(admin): Data<&Admin>) -> Answer {
     use futures_util::StreamExt;
-    Ok(streamed(entries(control.spool.clone()).map(|state| Ok(EntryLine::of(state?)))))
+    Ok(streamed(entries(admin.spool.clone()).map(|state| Ok(EntryLine::of(state?)))))
 }
 
 /// The Part 10 file, once all of it was found intact.
 #[handler]
-pub async fn content(Data(control): Data<&Control>, Path(id): Path<u64>) -> Answer {
+pub async fn content(Data(admin): Data<&Admin>, Path(id): Path<u64>) -> Answer {
     let id = EntryId(id);
-    let reader = match check(&control.spool, id).await? {
+    let reader = match check(&admin.spool, id).await? {
         Check::Intact(reader) => reader,
         Check::Freed => return Err(SpoolError::Freed(id).into()),
         Check::Damaged(detail) => return Err(SpoolError::Damaged { id, detail }.into()),
@@ -147,7 +148,7 @@ pub async fn content(Data(control): Data<&Control>, Path(id): Path<u64>) -> Answ
 
 /// Rehashes every object; goes on after a damaged one.
 #[handler]
-pub async fn verify(Data(control): Data<&Control>) -> Answer {
+pub async fn verify(Data(admin): Data<&Admin>) -> Answer {
     use futures_util::StreamExt;
     struct Walk {
         spool: Spool,
@@ -156,8 +157,8 @@ pub async fn verify(Data(control): Data<&Control>) -> Answer {
         sum: Option<(u64, u64, u64)>,
     }
     let walk =
-        Walk { spool: control.spool.clone(), after: None, page: vec![].into_iter(), sum: Some((0, 0, 0)) };
-    let missing = control.spool.missing().await?.into_iter().map(|one| {
+        Walk { spool: admin.spool.clone(), after: None, page: vec![].into_iter(), sum: Some((0, 0, 0)) };
+    let missing = admin.spool.missing().await?.into_iter().map(|one| {
         let Missing { entry: missing, sop_instance_uid, data_set_sha256 } = one;
         Ok(VerifyLine::Missing { missing, sop_instance_uid, data_set_sha256 })
     });

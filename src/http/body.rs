@@ -7,13 +7,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, ready, stream};
 use poem::Body;
+use poem::http::StatusCode;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 use tracing::Instrument;
+
+use super::error::ApiError;
 
 /// A body has to bring so much in each second that we wait for it (a drip is a stall).
 const LEAST_BYTES_PER_SECOND: u64 = 1024;
@@ -68,6 +71,26 @@ impl Stream for LimitedBody {
                 Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, BodyFault::Stalled))))
             }
         }
+    }
+}
+
+/// A short body, whole.
+pub async fn read(body: Body, limit: u64, stall: Duration) -> Result<Bytes, ApiError> {
+    let mut body = LimitedBody::new(body, limit, stall);
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk.map_err(|error| cut_short(&error))?);
+    }
+    Ok(bytes.freeze())
+}
+
+fn cut_short(error: &io::Error) -> ApiError {
+    match BodyFault::of(error) {
+        Some(BodyFault::TooLarge { limit }) => ApiError::too_large(limit),
+        Some(BodyFault::Stalled) => {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "BODY_STALLED", "The request body stalled.")
+        }
+        None => ApiError::bad_request("BODY_BROKEN", "The request body ended early."),
     }
 }
 

@@ -12,7 +12,8 @@ use crate::ingest::Refusal;
 use crate::spool::SpoolError;
 
 /// An answer that is not success. `code` is stable; texts may change.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{code}: {detail}")]
 pub struct ApiError {
     pub status: StatusCode,
     pub code: &'static str,
@@ -94,7 +95,8 @@ impl ApiError {
         self
     }
 
-    pub fn into_response(self, trace_id: &str) -> Response {
+    /// The answer; `trace_id` finds what the log says of it.
+    pub fn into_problem(self, trace_id: &str) -> Response {
         let problem = Problem {
             r#type: format!("urn:relaypacs:problem:{}", self.code.to_ascii_lowercase().replace('_', "-")),
             title: title(self.code),
@@ -174,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_names_code_and_trace() {
-        let response = ApiError::not_acceptable("no").into_response("abc");
+        let response = ApiError::not_acceptable("no").into_problem("abc");
         assert_eq!(response.status(), StatusCode::NOT_ACCEPTABLE);
         assert_eq!(response.content_type(), Some("application/problem+json"));
         let body: serde_json::Value = response.into_body().into_json().await.unwrap();

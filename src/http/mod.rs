@@ -4,6 +4,7 @@
 //! Handlers parse, make one call inward, and answer; they never touch the log or SQL, and they
 //! never meet the DIMSE door.
 
+pub mod api;
 pub mod body;
 pub mod dicomweb;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod server;
 pub mod socket;
 pub mod state;
 
+pub use api::Api;
 pub use dicomweb::{MetadataMemory, PartBuffers};
 pub use server::serve;
 pub use state::{HttpState, Probe};

@@ -9,10 +9,11 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use poem::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use poem::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{Addr, Endpoint, Request, Response, Route};
 use tracing::Instrument;
 
+use super::api::{self, OPERATIONS};
 use super::dicomweb::{bulk_data, metadata, qido, stow, wado};
 use super::error::ApiError;
 use super::health;
@@ -74,6 +75,19 @@ fn post(path: &'static str, scope: Scope, handler: Handler) -> Entry {
     Entry { method: Method::POST, path, scope: Some(scope), handler }
 }
 
+/// Every operation of the REST API, and its document.
+fn api_entries() -> impl Iterator<Item = Entry> {
+    let operations = OPERATIONS.iter().map(|(method, path, scope)| Entry {
+        method: method.clone(),
+        // Made once in the life of a process.
+        path: Box::leak(format!("{}{path}", api::BASE).into_boxed_str()),
+        scope: Some(*scope),
+        handler: |call| Box::pin(api::answer(call)),
+    });
+    let document = get("/api/v1/openapi.json", Scope::ApiRead, |call| Box::pin(api::document::show(call)));
+    operations.chain([document])
+}
+
 /// A GET entry answers HEAD too; OPTIONS and 405 follow from the list.
 fn entries() -> Vec<Entry> {
     use Scope::{DicomwebRead as Read, DicomwebWrite as Write};
@@ -114,20 +128,47 @@ fn entries() -> Vec<Entry> {
 /// The whole door as one endpoint.
 pub fn router(state: Arc<HttpState>) -> Route {
     let mut resources: BTreeMap<&'static str, Vec<Entry>> = BTreeMap::new();
-    for entry in entries() {
+    for entry in entries().into_iter().chain(api_entries()) {
         resources.entry(entry.path).or_default().push(entry);
     }
     let mut route = Route::new();
     for (path, entries) in resources {
-        route = route.at(path, Resource { path, entries, state: state.clone() });
+        route = route.at(path, Resource { path, entries, why: unknown, state: state.clone() });
     }
-    route.at("/*rest", Resource { path: "unknown", entries: Vec::new(), state })
+    let nothing = |path, why| Resource { path, entries: Vec::new(), why, state: state.clone() };
+    route
+        .at("/api/v1/*rest", nothing("unknown", unknown))
+        .at("/api/*rest", nothing("unversioned", unversioned))
+        .at("/*rest", nothing("unknown", unknown))
+}
+
+fn unknown(_: &Request) -> ApiError {
+    ApiError::not_found()
+}
+
+/// The API's addresses before they had a version (RFC 9745, RFC 8594).
+fn unversioned(request: &Request) -> ApiError {
+    let path = request.uri().path().strip_prefix("/api/").unwrap_or_default();
+    let successor = format!("{}/{path}", api::BASE);
+    let error = ApiError::new(
+        StatusCode::GONE,
+        "UNVERSIONED",
+        format!("This address has a version now: {successor}."),
+    )
+    .with(HeaderName::from_static("deprecation"), HeaderValue::from_static("@1764547200"))
+    .with(HeaderName::from_static("sunset"), HeaderValue::from_static("Tue, 01 Dec 2026 00:00:00 GMT"));
+    match HeaderValue::from_str(&format!("<{successor}>; rel=\"successor-version\"")) {
+        Ok(link) => error.with(header::LINK, link),
+        Err(_) => error,
+    }
 }
 
 /// One address with its methods; without entries, every address that is not listed.
 struct Resource {
     path: &'static str,
     entries: Vec<Entry>,
+    /// What there is to say where there are no entries.
+    why: fn(&Request) -> ApiError,
     state: Arc<HttpState>,
 }
 
@@ -138,6 +179,7 @@ impl Endpoint for Resource {
         let began = Instant::now();
         let trace_id = trace_id();
         let method = request.method().clone();
+        let is_api = request.uri().path().starts_with("/api/");
         let mut caller = None;
         // What is logged meanwhile bears the id that the client is told.
         let span = tracing::error_span!("request", %trace_id);
@@ -145,11 +187,11 @@ impl Endpoint for Resource {
             AssertUnwindSafe(self.answer(request, &mut caller)).catch_unwind().instrument(span).await;
         let response = match answer {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => error.into_response(&trace_id),
+            Ok(Err(error)) => error.into_problem(&trace_id),
             // The panic's own text went to the panic hook.
             Err(_) => {
                 tracing::error!(%trace_id, route = self.path, %method, "a handler panicked");
-                ApiError::internal().into_response(&trace_id)
+                ApiError::internal().into_problem(&trace_id)
             }
         };
         let status = response.status().as_u16();
@@ -159,7 +201,7 @@ impl Endpoint for Resource {
             %trace_id, route = self.path, method = method_label(&method), status,
             account = caller.as_deref().unwrap_or("-"), ms = elapsed.as_millis() as u64, "http request"
         );
-        Ok(hardened(response))
+        Ok(hardened(response, is_api))
     }
 }
 
@@ -172,7 +214,7 @@ impl Resource {
             if open { None } else { Some(authenticate(&self.state.keys, request.headers()).await?) };
         *caller = principal.as_ref().map(|principal| principal.id.clone());
         if self.entries.is_empty() {
-            return Err(ApiError::not_found());
+            return Err((self.why)(&request));
         }
         if request.method() == Method::OPTIONS {
             return Ok(Response::builder()
@@ -264,10 +306,27 @@ fn header_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-/// Answers are for their asker alone, and are what they say they are.
-fn hardened(mut response: Response) -> Response {
+/// Answers are for their asker alone, and are what they say they are; a browser that shows one does nothing with it.
+fn hardened(mut response: Response, is_api: bool) -> Response {
+    const ALWAYS: [(HeaderName, &str); 6] = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ];
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    for (name, value) in ALWAYS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    if is_api {
+        headers.insert(HeaderName::from_static("api-version"), HeaderValue::from_static(api::VERSION));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
     response
 }
@@ -293,7 +352,9 @@ pub fn trace_id() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::api::Api;
     use super::*;
+    use crate::admin::Admin;
     use crate::auth::Keys;
     use crate::clock::SystemClock;
     use crate::config::Config;
@@ -302,7 +363,7 @@ mod tests {
     use crate::lifecycle::Stage;
     use crate::spool::{Spool, SpoolOptions};
     use crate::store::keys::KeyRows;
-    use crate::store::{Store, dialect};
+    use crate::store::{Routing, Store, dialect};
 
     async fn state(dir: &std::path::Path) -> Arc<HttpState> {
         let config = Config::from_toml(&format!("[node]\ndata_dir = {dir:?}\n")).unwrap();
@@ -318,6 +379,16 @@ mod tests {
         };
         let spool = Spool::start(options, Arc::new(SystemClock)).unwrap();
         let store = Store::open(&dialect::sqlite_url(&dir.join("index.db")), None, 2).await.unwrap();
+        let keys = Keys::new(KeyRows::new(store.clone()), Arc::new(SystemClock));
+        let admin = Admin {
+            config: Arc::new(config.clone()),
+            clock: Arc::new(SystemClock),
+            store: store.clone(),
+            spool: spool.clone(),
+            keys: keys.clone(),
+            routing: Routing::new(store.clone(), dir),
+            running: None,
+        };
         let options = IngestOptions { object_limit: 1024, ..IngestOptions::default() };
         Arc::new(HttpState {
             ingest: Ingest::new(spool.clone(), Arc::new(SystemClock), options),
@@ -329,7 +400,8 @@ mod tests {
                 &Stage::default(),
             ),
             spool,
-            keys: Keys::new(KeyRows::new(store), Arc::new(SystemClock)),
+            keys,
+            api: Api::new(admin),
             public_url: String::new(),
             instance: "".into(),
             limits: config.limits,
@@ -343,7 +415,7 @@ mod tests {
     async fn a_panic_is_500_with_an_id_and_says_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let entries = vec![open("/panics", |_| Box::pin(async { panic!("Doe^Jane") }))];
-        let resource = Resource { path: "/panics", entries, state: state(dir.path()).await };
+        let resource = Resource { path: "/panics", entries, why: unknown, state: state(dir.path()).await };
         let mut response = resource.call(Request::default()).await.unwrap();
         assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
         let body = response.take_body().into_string().await.unwrap();
@@ -353,7 +425,7 @@ mod tests {
 
     #[test]
     fn every_address_but_health_asks_for_a_scope() {
-        for entry in entries() {
+        for entry in entries().into_iter().chain(api_entries()) {
             assert_eq!(entry.scope.is_none(), entry.path.starts_with("/health/"), "{}", entry.path);
         }
     }

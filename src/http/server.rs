@@ -164,7 +164,7 @@ impl Door {
         let response = match self.routes.call(request).await {
             Ok(response) => response,
             // Paths that the router can't even decode.
-            Err(_) => ApiError::bad_request("BAD_PATH", "The path can't be read.").into_response(&trace_id()),
+            Err(_) => ApiError::bad_request("BAD_PATH", "The path can't be read.").into_problem(&trace_id()),
         };
         response.into()
     }
@@ -197,14 +197,14 @@ fn names_no_host(request: &hyper::Request<Incoming>) -> bool {
 
 fn no_host() -> poem::Response {
     let error = ApiError::bad_request("NO_HOST", "The request has no Host header, or more than one.");
-    error.with(header::CONNECTION, HeaderValue::from_static("close")).into_response(&trace_id())
+    error.with(header::CONNECTION, HeaderValue::from_static("close")).into_problem(&trace_id())
 }
 
 /// See [`super::head_watch`].
 fn ambiguous_length() -> poem::Response {
     let error = ApiError::bad_request("AMBIGUOUS_LENGTH", "The request says its length twice.")
         .with(header::CONNECTION, HeaderValue::from_static("close"));
-    error.into_response(&trace_id())
+    error.into_problem(&trace_id())
 }
 
 enum Ending {

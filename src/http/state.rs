@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use super::api::Api;
 use super::dicomweb::{MetadataMemory, PartBuffers};
 use super::health::Dependency;
 use crate::auth::Keys;
@@ -20,6 +21,7 @@ pub struct HttpState {
     pub index: Index,
     pub spool: Spool,
     pub keys: Keys,
+    pub api: Api,
     /// What clients call this node, without a trailing slash; URLs in answers start with it,
     /// because `Host` is the client's claim.
     pub public_url: String,

@@ -9,10 +9,10 @@ use anyhow::Context;
 use tokio::time::Instant;
 
 use super::folder_lock::FolderLock;
+use crate::admin::{Admin, Running};
 use crate::auth::Keys;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ConfigError, SpoolDurability, secret};
-use crate::control::{Control, Running};
 use crate::lifecycle::Stage;
 use crate::spool::{Spool, SpoolOptions};
 use crate::store::keys::KeyRows;
@@ -51,8 +51,8 @@ impl Foundation {
         Ok(foundation)
     }
 
-    pub fn control(&self, running: Option<Running>) -> Control {
-        Control {
+    pub fn admin(&self, running: Option<Running>) -> Admin {
+        Admin {
             config: self.config.clone(),
             clock: self.clock.clone(),
             store: self.store.clone(),

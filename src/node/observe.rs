@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::Foundation;
+use crate::admin::Running;
 use crate::clock::Clock;
 use crate::config::SpoolDurability;
-use crate::control::Running;
 use crate::forward::{DestinationStatus, Forward};
 use crate::http::Probe;
 use crate::http::health::{Condition, Dependency};

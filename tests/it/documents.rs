@@ -79,3 +79,9 @@ fn the_operations_guide_names_every_command() {
         assert!(guide.contains(&format!("`{command}")), "`{command}` is missing");
     }
 }
+
+#[test]
+fn the_committed_openapi_document_is_what_the_binary_prints() {
+    let printed = relaypacs::http::api::document::document();
+    assert!(document("docs/openapi.json") == printed, "run `make openapi`");
+}

@@ -2,9 +2,9 @@
 //! their rows can't be made again, so they must be kept, whoever orders the rebuild.
 
 use poem::http::{Method, StatusCode};
+use relaypacs::admin::Admin;
 use relaypacs::clock::Millis;
 use relaypacs::config::Config;
-use relaypacs::control::Control;
 use relaypacs::dicom::{Level, Uid};
 use relaypacs::index::{Index, IndexOptions};
 use relaypacs::lifecycle::Stage;
@@ -61,8 +61,8 @@ async fn instances(index: &Index) -> usize {
     index.search(&query).await.unwrap().rows.len()
 }
 
-async fn reindex(control: Control) -> StatusCode {
-    TestNode::command(control, Method::POST, "/reindex", &serde_json::Value::Null).await.status()
+async fn reindex(admin: Admin) -> StatusCode {
+    TestNode::command(admin, Method::POST, "/reindex", &serde_json::Value::Null).await.status()
 }
 
 async fn all_are_found(node: &TestNode, study: &[Instance]) {
@@ -83,7 +83,7 @@ async fn a_running_node_first_learns_what_was_freed_and_then_rebuilds() {
     // The database is busy: the index can't write what it reads.
     let busy = foundation.store.begin_write().await.unwrap();
     free_the_oldest(&foundation.spool).await;
-    let rebuilt = tokio::spawn(reindex(node.control()));
+    let rebuilt = tokio::spawn(reindex(node.admin()));
     drop(busy);
     assert_eq!(rebuilt.await.unwrap(), StatusCode::OK);
     all_are_found(&node, &study).await;
@@ -95,7 +95,7 @@ async fn without_a_node_the_index_first_learns_what_was_freed_too() {
     let node = node
         .stopped(async |foundation| {
             free_the_oldest(&foundation.spool).await;
-            assert_eq!(reindex(foundation.control(None)).await, StatusCode::OK);
+            assert_eq!(reindex(foundation.admin(None)).await, StatusCode::OK);
             // Read anew before the restart, which finds what lies in segments not used again yet.
             let (store, spool) = (foundation.store.clone(), foundation.spool.clone());
             let stage = Stage::default();

@@ -78,7 +78,7 @@ async fn objects_go_on_to_a_destination_that_was_added_while_the_node_ran() {
 
 async fn add_destination(node: &TestNode, destination: relaypacs::config::DestinationConfig) {
     let destination = serde_json::to_value(&destination).unwrap();
-    let response = TestNode::command(node.control(), Method::POST, "/destinations", &destination).await;
+    let response = TestNode::command(node.admin(), Method::POST, "/destinations", &destination).await;
     assert_eq!(response.status(), StatusCode::CREATED);
 }
 

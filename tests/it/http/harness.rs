@@ -7,7 +7,7 @@ use relaypacs::auth::Scope;
 use relaypacs::config::Config;
 use relaypacs::dicom::{ScanLimits, Uid, part10};
 use relaypacs::http::health::{Condition, Dependency};
-use relaypacs::http::{HttpState, MetadataMemory, PartBuffers, serve};
+use relaypacs::http::{Api, HttpState, MetadataMemory, PartBuffers, serve};
 use relaypacs::index::{Index, IndexOptions};
 use relaypacs::ingest::{Ingest, IngestOptions};
 use relaypacs::lifecycle::{Shutdown, Stage};
@@ -67,6 +67,7 @@ pub async fn door_with(limits: &str) -> Door {
         index,
         spool: foundation.spool.clone(),
         keys: foundation.keys.clone(),
+        api: Api::new(foundation.admin(None)),
         public_url: PUBLIC_URL.to_owned(),
         instance: "".into(),
         limits,

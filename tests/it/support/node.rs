@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use poem::Endpoint;
 use poem::http::Method;
+use relaypacs::admin::Admin;
 use relaypacs::auth::Scope;
 use relaypacs::config::Config;
-use relaypacs::control::Control;
 use relaypacs::dicom::{AeTitle, Uid};
 use relaypacs::dimse::scu::{Association, Peer, Proposal};
 use relaypacs::node::{Foundation, Node};
@@ -131,14 +131,14 @@ impl TestNode {
     }
 
     /// As a command asks it.
-    pub async fn command(control: Control, method: Method, path: &str, body: &Value) -> poem::Response {
+    pub async fn command(admin: Admin, method: Method, path: &str, body: &Value) -> poem::Response {
         let request = poem::Request::builder().method(method).uri_str(path).content_type("application/json");
         let request = request.body(serde_json::to_vec(body).unwrap());
-        relaypacs::control::routes(control).get_response(request).await
+        relaypacs::control::routes(admin).get_response(request).await
     }
 
-    pub fn control(&self) -> Control {
-        self.node().foundation.control(Some(self.node().running.clone()))
+    pub fn admin(&self) -> Admin {
+        self.node().foundation.admin(Some(self.node().running.clone()))
     }
 
     pub async fn get(&self, path: &str) -> Response {
