@@ -92,6 +92,14 @@ def test_a_bad_request_is_a_problem_with_a_code_and_changes_nothing(node, case):
     assert not [peer for peer in listed if peer["ae_title"].startswith(("CT", "A"))]
 
 
+@pytest.mark.parametrize("name", ["/etc/shadow", "../relaypacs.db", "secrets/destinations/web", "", "."])
+def test_no_file_of_the_node_but_those_for_destinations_can_be_named(node, admin, name):
+    destination = {"name": "thief", "kind": "stow", "url": "http://127.0.0.1:9/dicom-web", "token_file": name}
+    response = admin("POST", "/destinations", json=destination)
+    assert (response.status_code, response.json()["code"]) == (422, "INVALID_DESTINATION")
+    assert "thief" not in [item["name"] for item in admin("GET", "/destinations").json()["items"]]
+
+
 def test_every_answer_says_its_version_and_is_harmless_in_a_browser(node, admin):
     for response in (
         admin("GET", "/system"),

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -33,16 +32,15 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 pub struct Damage {
     review: PathBuf,
     known: Mutex<BTreeSet<EntryId>>,
-    /// Lines in the lists of `review/`.
-    listed: AtomicU64,
+    /// Named by the lists of `review/`.
+    listed: Mutex<BTreeSet<EntryId>>,
 }
 
 impl Damage {
     /// With what recovery has found, and what was listed before.
     pub fn open(review: &Path, found: &[EntryId]) -> io::Result<Damage> {
         let known = found.iter().take(MOST).copied().collect();
-        let damage =
-            Damage { review: review.to_owned(), known: Mutex::new(known), listed: AtomicU64::new(0) };
+        let damage = Damage { review: review.to_owned(), known: Mutex::new(known), listed: Mutex::default() };
         damage.lists()?;
         Ok(damage)
     }
@@ -58,7 +56,7 @@ impl Damage {
                 missing.extend(text.lines().filter(|line| !line.trim().is_empty()).map(Missing::of_line));
             }
         }
-        self.listed.store(missing.len() as u64, Ordering::Relaxed);
+        *self.listed.lock() = missing.iter().map(|missing| missing.entry).take(MOST).collect();
         Ok(missing)
     }
 
@@ -81,13 +79,18 @@ impl Damage {
         self.known.lock().contains(&entry)
     }
 
+    /// Whether the log lost it, and all that is known of it is in a list.
+    pub fn is_listed(&self, entry: EntryId) -> bool {
+        self.listed.lock().contains(&entry)
+    }
+
     /// It was freed: another copy is there.
     pub fn forget(&self, entry: EntryId) {
         self.known.lock().remove(&entry);
     }
 
     pub fn count(&self) -> u64 {
-        self.known.lock().len() as u64 + self.listed.load(Ordering::Relaxed)
+        (self.known.lock().len() + self.listed.lock().len()) as u64
     }
 }
 

@@ -212,6 +212,9 @@ impl Shared {
         if let Some(state) = self.queue.state(id)? {
             return Ok((state.place, state.large));
         }
+        if self.damage.is_listed(id) {
+            return Err(SpoolError::Damaged { id, detail: "the log lost it".to_owned() });
+        }
         let remembered = id.0 <= self.queue.sequence()?;
         Err(if remembered { SpoolError::Freed(id) } else { SpoolError::Unknown(id) })
     }

@@ -1,10 +1,11 @@
 //! Where the node delivers what it receives.
 
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use poem::http::StatusCode;
 use poem::web::Data;
-use poem_openapi::param::Path;
+use poem_openapi::param;
 use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
@@ -57,10 +58,10 @@ struct NewDestination {
     url: Option<String>,
     #[oai(skip_serializing_if_is_none)]
     username: Option<String>,
-    /// File on the node's machine with the password, mode 0600; a relative name is looked for in the data folder.
+    /// Name of a file with the password, mode 0600, in `secrets/destinations` of the data folder.
     #[oai(skip_serializing_if_is_none)]
     password_file: Option<String>,
-    /// File with a bearer token, as `password_file`.
+    /// Name of a file with a bearer token, as `password_file`.
     #[oai(skip_serializing_if_is_none)]
     token_file: Option<String>,
     /// `commitment` for dimse and `query` for stow, if left out.
@@ -152,8 +153,8 @@ impl TryFrom<&NewDestination> for DestinationConfig {
             port: new.port,
             url: new.url.clone(),
             username: new.username.clone(),
-            password_file: new.password_file.clone().map(Into::into),
-            token_file: new.token_file.clone().map(Into::into),
+            password_file: secret("password_file", &new.password_file)?,
+            token_file: secret("token_file", &new.token_file)?,
             verify,
             query_url: new.query_url.clone(),
             required: new.required,
@@ -162,6 +163,18 @@ impl TryFrom<&NewDestination> for DestinationConfig {
             timeout: duration("timeout", &new.timeout)?,
             verify_deadline: duration("verify_deadline", &new.verify_deadline)?,
         })
+    }
+}
+
+/// Of the node's files only those that are meant for it: whoever asks also says to whom its content is sent.
+fn secret(member: &str, name: &Option<String>) -> Result<Option<PathBuf>, ApiError> {
+    let Some(name) = name else { return Ok(None) };
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(file)), None) => Ok(Some(Path::new("secrets/destinations").join(file))),
+        _ => {
+            Err(invalid(format!("{member} is no name of a file in the data folder's secrets/destinations.")))
+        }
     }
 }
 
@@ -306,27 +319,27 @@ impl DestinationsApi {
 
     /// Removes a destination that was added and for which nothing waits.
     #[oai(path = "/destinations/:name", method = "delete", operation_id = "remove_destination")]
-    async fn remove(&self, admin: Data<&Admin>, name: Path<String>) -> Result<Done, ApiError> {
+    async fn remove(&self, admin: Data<&Admin>, name: param::Path<String>) -> Result<Done, ApiError> {
         admin.remove_destination(&name.0).await?;
         Ok(Done::Done)
     }
 
     /// Connects to it and asks for nothing.
     #[oai(path = "/destinations/:name/echo", method = "post", operation_id = "echo_destination")]
-    async fn echo(&self, admin: Data<&Admin>, name: Path<String>) -> Result<Json<Echoed>, ApiError> {
+    async fn echo(&self, admin: Data<&Admin>, name: param::Path<String>) -> Result<Json<Echoed>, ApiError> {
         Ok(Json(Echoed { answer: admin.echo_destination(&name.0).await? }))
     }
 
     /// Begins no more deliveries to it, also after a restart.
     #[oai(path = "/destinations/:name/pause", method = "post", operation_id = "pause_destination")]
-    async fn pause(&self, admin: Data<&Admin>, name: Path<String>) -> Result<Done, ApiError> {
+    async fn pause(&self, admin: Data<&Admin>, name: param::Path<String>) -> Result<Done, ApiError> {
         admin.pause_destination(&name.0).await?;
         Ok(Done::Done)
     }
 
     /// Goes on delivering.
     #[oai(path = "/destinations/:name/resume", method = "post", operation_id = "resume_destination")]
-    async fn resume(&self, admin: Data<&Admin>, name: Path<String>) -> Result<Done, ApiError> {
+    async fn resume(&self, admin: Data<&Admin>, name: param::Path<String>) -> Result<Done, ApiError> {
         admin.resume_destination(&name.0).await?;
         Ok(Done::Done)
     }
@@ -336,7 +349,7 @@ impl DestinationsApi {
     async fn backfill(
         &self,
         admin: Data<&Admin>,
-        name: Path<String>,
+        name: param::Path<String>,
         asked: Json<Backfill>,
     ) -> Result<Json<Count>, ApiError> {
         let since = Millis::parse(&asked.since).ok_or_else(|| {
@@ -350,7 +363,7 @@ impl DestinationsApi {
     async fn requeue(
         &self,
         admin: Data<&Admin>,
-        name: Path<String>,
+        name: param::Path<String>,
         which: Json<Selection>,
     ) -> Result<Json<Count>, ApiError> {
         Ok(Json(Count { deliveries: admin.requeue(&name.0, Which::from(&which.0)).await? }))
@@ -361,7 +374,7 @@ impl DestinationsApi {
     async fn cancel(
         &self,
         admin: Data<&Admin>,
-        name: Path<String>,
+        name: param::Path<String>,
         which: Json<Selection>,
     ) -> Result<Json<Count>, ApiError> {
         Ok(Json(Count { deliveries: admin.cancel(&name.0, Which::from(&which.0)).await? }))

@@ -61,6 +61,8 @@ async fn a_damaged_acknowledged_record_is_reported_and_the_rest_is_kept() {
 
     let spool = bench.open();
     assert_eq!(missing(&spool).await, [ids[0]]);
+    let lost = spool.open(ids[0], CheckBy::Sha256).await;
+    assert!(matches!(lost, Err(SpoolError::Damaged { .. })), "not freed: nobody else has it");
     assert_eq!(read(&spool, ids[1]).await, content(1, 3000));
     assert_eq!(read(&spool, ids[2]).await, content(2, 3000));
     spool.close();
