@@ -88,6 +88,7 @@ impl Node {
         node.open_side_doors(listeners.telemetry)?;
         node.open_doors(listeners.dicom, listeners.http);
         node.watch_storage();
+        node.watch_database();
         Ok(node)
     }
 
@@ -136,6 +137,13 @@ impl Node {
         let gauges = observe::gauges(&self.foundation, &self.running);
         self.stages.side.spawn(listener::serve(telemetry, token, gauges, self.stages.side.shutdown()));
         Ok(())
+    }
+
+    fn watch_database(&self) {
+        let (store, shutdown) = (self.foundation.store.clone(), self.stages.side.shutdown());
+        self.stages.side.spawn(async move {
+            shutdown.soft.run_until_cancelled(store.watch()).await;
+        });
     }
 
     /// A spool that failed can promise nothing any more: the node stops, to start anew from what

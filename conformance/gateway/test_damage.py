@@ -75,3 +75,86 @@ def test_a_segment_that_is_gone_is_told_of_at_each_start_and_resends_are_receive
     assert node.run("spool", "verify").returncode == 0
     assert "relaypacs_acked_object_missing 0" in node.metrics()
     assert node.held() == {one.sop_instance: [one.sha256] for one in many}
+
+
+def segments_of(node):
+    return sorted(path for path in files_of(node) if path.parent.name == "segments" and path.suffix == ".log")
+
+
+def lose_queue(node):
+    for path in files_of(node):
+        if path.parent.name == "queue" and path.parent.parent.name == "spool":
+            path.unlink()
+
+
+def lists_in_review(node):
+    lists = [path.read_text() for path in files_of(node) if path.parent.name == "review" and path.suffix == ".tsv"]
+    return "".join(lists)
+
+
+def test_what_was_lost_together_with_the_queue_is_named_by_the_index_and_what_was_freed_is_not(make_subject):
+    with Archive() as archive:
+        spool = {"segment_size": "1 MiB", "inline_limit": "256 KiB", "retention": "0s"}
+        node = make_subject(to(archive.destination(), spool=spool))
+        name = archive.destination()["name"]
+        freed = [instances.instance(pixel_bytes=100_000) for _ in range(3)]
+        clients.store_all(node, freed)
+        wait_until(lambda: not node.held(), "all is freed", 60)
+        node.run("destination", "pause", name)
+        many = [instances.instance(pixel_bytes=100_000) for _ in range(30)]
+        clients.store_all(node, many)
+        wait_until(lambda: "relaypacs_index_lag_seconds 0" in node.metrics(), "all is indexed", 30)
+        node.stop()
+        segments_of(node)[0].unlink()
+        lose_queue(node)
+        node.start()
+        held = node.held()
+        lost = [one for one in many if one.sop_instance not in held]
+        assert len(lost) > 5
+        wait_until(lambda: f"relaypacs_acked_object_missing {len(lost)}\n" in node.metrics(), "they are named", 30)
+        listed = lists_in_review(node)
+        assert all(one.sop_instance in listed and one.sha256 in listed for one in lost)
+        assert not any(one.sop_instance in listed for one in freed)
+        assert ready(node)["status"] == "degraded"
+        assert node.run("reindex").returncode == 0
+        node.restart()
+        assert f"relaypacs_acked_object_missing {len(lost)}\n" in node.metrics()
+
+
+def test_a_damaged_database_is_told_of_and_made_anew_from_the_log(make_subject):
+    node = make_subject(database="sqlite")
+    many = [instances.instance() for _ in range(40)]
+    clients.store_all(node, many)
+    clients.indexed(node, many)
+    node.stop()
+    database = next(path for path in node.database_files() if path.suffix == ".db")
+    pages = database.stat().st_size // 4096
+    with database.open("r+b") as file:
+        # The tail is tables that a start does not read.
+        file.seek((pages - 5) * 4096)
+        file.write(bytes(4 * 4096))
+    node.start()
+    wait_until(lambda: ready(node)["status"] == "degraded", "it is looked through", 30)
+    line = next(line for line in ready(node)["dependencies"] if line["name"] == "database")
+    assert line["detail"].startswith("damaged")
+    clients.store_all(node, [instances.instance()])
+    node.stop()
+    for path in node.database_files():
+        path.rename(path.with_name("old-" + path.name))
+    node.key = None
+    node.start()
+    clients.indexed(node, many)
+    assert ready(node)["status"] == "up"
+
+
+def test_a_revoked_key_stays_revoked_though_the_databases_write_ahead_log_is_lost(make_subject):
+    node = make_subject(database="sqlite")
+    key = node.add_key("passing", "dicomweb:read")
+    node.run("key", "revoke", key.split("_")[1])
+    node.kill()
+    log = next(path for path in node.database_files() if path.name.endswith("-wal"))
+    log.write_bytes(bytes(log.stat().st_size))
+    node.start()
+    url = f"http://127.0.0.1:{node.http_port}/dicom-web/studies"
+    answer = requests.get(url, headers={"Authorization": f"Bearer {key}"}, timeout=10)
+    assert answer.status_code == 401

@@ -57,8 +57,8 @@ pub async fn position<'c>(executor: impl Executor<'c, Database = Any>) -> Result
 }
 
 /// Objects that count as held and have numbers above `entry`, at most as many as are listed.
-pub async fn held_after(
-    tx: &mut Transaction<'static, Any>,
+pub async fn held_after<'c>(
+    executor: impl Executor<'c, Database = Any>,
     entry: EntryId,
 ) -> Result<Vec<Missing>, StoreError> {
     const MOST: u64 = 100_000;
@@ -69,7 +69,7 @@ pub async fn held_after(
         sql.push(if table == "instances" { " UNION ALL " } else { " ORDER BY entry" });
     }
     sql.limit(MOST);
-    let rows = sql.fetch_all(&mut **tx).await?;
+    let rows = sql.fetch_all(executor).await?;
     let missing = |row: &AnyRow| {
         let entry: i64 = row.try_get(0)?;
         Ok(Missing {

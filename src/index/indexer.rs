@@ -5,9 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::{Any, Transaction};
 use tokio_util::sync::CancellationToken;
 
 use super::cache::QueryCache;
+use super::inquiry::Inquiry;
 use super::{Progress, catalogue, rebuild};
 use crate::clock::Clock;
 use crate::spool::{Cursor, EntryId, Followed, LogPosition, Missing, Spool, SpoolError};
@@ -49,7 +51,10 @@ impl Indexer {
     async fn follow(&self) {
         let mut position = self.persist("open", || self.begin()).await;
         self.publish(position);
+        let mut inquiry = Inquiry::of(&self.spool);
+        self.progress.inquired.send_replace(inquiry.is_none());
         loop {
+            inquiry = self.inquire(inquiry, position).await;
             let facts = match self.next(position).await {
                 Ok(facts) => facts,
                 Err(SpoolError::Failed(_)) => return,
@@ -98,8 +103,13 @@ impl Indexer {
     async fn begin(&self) -> Result<LogPosition, StoreError> {
         let mut tx = self.store.begin_write().await?;
         let mut position = catalogue::position(&mut *tx).await?;
-        let held = catalogue::held_after(&mut tx, EntryId(self.spool.recovery().settled_through)).await?;
-        let is_shorter = self.list(held).await;
+        let recovery = self.spool.recovery();
+        let mut missing = self.unknown_after(&mut tx, EntryId(recovery.settled_through)).await?;
+        if !missing.is_empty() && recovery.asks_rows {
+            // With these rows go those that were to be asked later. Better too many than too few.
+            missing = self.unknown_after(&mut tx, EntryId(0)).await?;
+        }
+        let is_shorter = !missing.is_empty() && self.list(missing).await;
         if is_shorter || position > self.spool.durable_position() {
             tracing::warn!("the log is not the one that was indexed; the index starts over with it");
             rebuild::forget_log(&mut tx).await?;
@@ -109,23 +119,40 @@ impl Indexer {
         Ok(position)
     }
 
-    /// Tells what the log does not have any more, before its rows go; whether there is anything.
-    async fn list(&self, held: Vec<Missing>) -> bool {
-        match self.spool.list_missing(held).await {
-            Ok(missing) if missing.is_empty() => false,
-            Ok(missing) => {
-                let objects = missing.len();
-                tracing::error!(
-                    objects,
-                    "acknowledged objects are missing from the log; only the index knew"
-                );
-                true
+    /// What counts as held in the rows, and the queue does not know.
+    async fn unknown_after(
+        &self,
+        tx: &mut Transaction<'static, Any>,
+        entry: EntryId,
+    ) -> Result<Vec<Missing>, StoreError> {
+        let held = catalogue::held_after(&mut **tx, entry).await?;
+        let unknown = self.spool.unknown(held).await;
+        Ok(unknown.unwrap_or_else(|error| {
+            tracing::error!(%error, "the index can't be compared with the queue");
+            Vec::new()
+        }))
+    }
+
+    /// Asks the rows what the log lost while the queue was lost too, as far as the index has come.
+    async fn inquire(&self, mut inquiry: Option<Inquiry>, position: LogPosition) -> Option<Inquiry> {
+        while let Some(open) = inquiry.take_if(|open| open.is_due(position)) {
+            let told = self.persist("read", || open.ask(&self.store)).await;
+            if !told.missing.is_empty() && !self.list(told.missing.clone()).await {
+                // The next start asks again.
+                return None;
             }
-            Err(error) => {
-                tracing::error!(%error, "what is missing can't be listed");
-                false
-            }
+            inquiry = open.turn(told, &self.spool).await;
+            self.progress.inquired.send_replace(inquiry.is_none());
         }
+        inquiry
+    }
+
+    /// Lists what the log does not have any more and only the rows knew of; whether that went well.
+    async fn list(&self, missing: Vec<Missing>) -> bool {
+        let objects = missing.len();
+        tracing::error!(objects, "acknowledged objects are missing from the log; only the index knew");
+        let listed = self.spool.list_missing(missing).await;
+        listed.inspect_err(|error| tracing::error!(%error, "what is missing can't be listed")).is_ok()
     }
 
     async fn stored_position(&self) -> Result<LogPosition, StoreError> {

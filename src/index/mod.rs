@@ -15,6 +15,7 @@ mod compared;
 mod conflicts;
 mod history;
 mod indexer;
+mod inquiry;
 mod predicate;
 pub mod rebuild;
 mod rows;
@@ -48,6 +49,8 @@ struct Inner {
 /// How far the indexer has come, for those who wait for it.
 struct Progress {
     position: watch::Sender<LogPosition>,
+    /// Whether the rows were asked what only they know to be missing.
+    inquired: watch::Sender<bool>,
     /// Somebody waits: the indexer need not gather more.
     wanted: Notify,
     backlog: Mutex<Option<Backlog>>,
@@ -152,6 +155,7 @@ impl Index {
     ) -> Index {
         let progress = Arc::new(Progress {
             position: watch::Sender::new(LogPosition::default()),
+            inquired: watch::Sender::new(false),
             wanted: Notify::new(),
             backlog: Mutex::default(),
         });
@@ -197,9 +201,13 @@ impl Index {
     /// Drops the rows of held objects and reads the log anew; rows of freed objects stay.
     ///
     /// First the index must know of all that was freed: the log drops an object's record together
-    /// with its bytes, so a row that does not say yet that it was freed could not be made again.
+    /// with its bytes, so a row that does not say yet that it was freed could not be made again. And what only the rows
+    /// know to be missing must have been named.
     pub async fn reindex(&self) -> Result<(), ReindexError> {
-        if !self.catch_up(REINDEX_PATIENCE).await {
+        let mut inquired = self.inner.progress.inquired.subscribe();
+        let inquired = tokio::time::timeout(REINDEX_PATIENCE, inquired.wait_for(|inquired| *inquired));
+        let is_inquired = inquired.await.is_ok_and(|inquired| inquired.is_ok());
+        if !is_inquired || !self.catch_up(REINDEX_PATIENCE).await {
             return Err(ReindexError::Behind);
         }
         let mut tx = self.inner.store.begin_write().await?;
@@ -216,6 +224,11 @@ impl Index {
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.inner.store.ping().await
+    }
+
+    /// What was found to be wrong with the database's file.
+    pub fn damage(&self) -> Option<String> {
+        self.inner.store.damage()
     }
 
     /// Whether it did, in time; one that did not answers with what it has.
@@ -236,8 +249,8 @@ mod tests {
 
     #[test]
     fn the_lag_grows_while_nothing_is_indexed_and_ends_when_all_is() {
-        let (position, wanted, backlog) = Default::default();
-        let progress = Progress { position, wanted, backlog };
+        let (position, inquired, wanted, backlog) = Default::default();
+        let progress = Progress { position, inquired, wanted, backlog };
         let lag = |now, durable| progress.lag(Millis(now), LogPosition(durable)).as_millis();
         assert_eq!(lag(1000, 0), 0);
         assert_eq!(lag(2000, 10), 0);

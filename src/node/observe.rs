@@ -104,7 +104,10 @@ pub fn dependencies(foundation: &Foundation, running: &Running) -> Probe {
         let (index, forward, spool) = (index.clone(), forward.clone(), spool.clone());
         Box::pin(async move {
             let database = index.ping().await.is_ok();
-            let mut lines = vec![line("database", database, "it does not answer")];
+            let mut lines = vec![match index.damage() {
+                Some(_) => line("database", false, "damaged: see docs/operations.md"),
+                None => line("database", database, "it does not answer"),
+            }];
             if spool.status().damaged > 0 {
                 let detail = "acknowledged objects can't be read: see `relaypacs spool verify` and review/";
                 lines.push(line("objects", false, detail));

@@ -36,6 +36,7 @@ mod recent;
 mod record;
 mod recovery;
 mod replay;
+mod rescued;
 mod scan;
 mod scrub;
 mod segment;
@@ -440,19 +441,30 @@ impl Spool {
         self.blocking(|shared| shared.listed()).await
     }
 
-    /// Of what the index has as held beyond what recovery was sure of: what is in no log any more is
-    /// listed as missing, and returned.
-    pub async fn list_missing(&self, mut held: Vec<Missing>) -> Result<Vec<Missing>, SpoolError> {
+    /// Of what counts as held elsewhere, that of which the queue knows nothing.
+    pub async fn unknown(&self, held: Vec<Missing>) -> Result<Vec<Missing>, SpoolError> {
         self.blocking(move |shared| {
-            let mut gone = Vec::new();
-            for missing in held.drain(..) {
+            let mut unknown = Vec::new();
+            for missing in held {
                 if shared.queue.state(missing.entry)?.is_none() {
-                    gone.push(missing);
+                    unknown.push(missing);
                 }
             }
-            shared.list_missing(&gone).map(|()| gone)
+            Ok(unknown)
         })
         .await
+    }
+
+    /// Lists in `review/` what was acknowledged and is in no log any more.
+    pub async fn list_missing(&self, missing: Vec<Missing>) -> Result<(), SpoolError> {
+        self.blocking(move |shared| shared.list_missing(&missing)).await
+    }
+
+    /// What [`Report::asks_rows`] asks for was done.
+    pub fn rows_were_asked(&self) {
+        if let Err(error) = self.shared.queue.set_asks_rows(false) {
+            tracing::warn!(%error, "the next start asks the index once more what is missing");
+        }
     }
 
     /// Whether the storage failed in an earlier run, not long of run time ago: then another restart

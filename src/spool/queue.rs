@@ -75,6 +75,7 @@ const POSITION: &[u8] = b"mposition";
 const SEQUENCE: &[u8] = b"msequence";
 const COUNTS: &[u8] = b"mcounts";
 const SCRUB: &[u8] = b"mscrub";
+const ASKS_ROWS: &[u8] = b"masksrows";
 
 impl Queue {
     pub fn open(dir: &Path) -> Result<Queue> {
@@ -125,6 +126,19 @@ impl Queue {
 
     pub fn forget_scrub_round(&self) -> Result<()> {
         self.db.remove(SCRUB)?;
+        Ok(())
+    }
+
+    /// Whether it was made anew, and the index has not been asked yet what the log had lost by then.
+    pub fn asks_rows(&self) -> Result<bool> {
+        Ok(self.db.contains_key(ASKS_ROWS)?)
+    }
+
+    pub fn set_asks_rows(&self, asks: bool) -> Result<()> {
+        match asks {
+            true => self.db.insert(ASKS_ROWS, b"")?,
+            false => self.db.remove(ASKS_ROWS)?,
+        };
         Ok(())
     }
 

@@ -121,6 +121,11 @@ impl RecordHeader {
         out
     }
 
+    /// Whether a header of some log may begin here.
+    pub fn looks_begun(bytes: &[u8]) -> bool {
+        bytes.starts_with(&MAGIC)
+    }
+
     /// `None` where there is no intact header of this log.
     pub fn decode(bytes: &[u8], log: LogId) -> Option<RecordHeader> {
         let bytes: &[u8; HEADER_LENGTH] = bytes.get(..HEADER_LENGTH)?.try_into().ok()?;

@@ -29,6 +29,8 @@ pub struct Report {
     pub unnamed: u64,
     /// The projection was damaged or missing and made anew.
     pub rebuilt: bool,
+    /// It was, now or in an earlier run, and what the log had lost by then only the index knows.
+    pub asks_rows: bool,
 }
 
 impl Report {
@@ -84,6 +86,10 @@ fn try_recover(segments: &Segments, folders: &Folders, is_rebuild: bool) -> Resu
     let tried = catch_unwind(AssertUnwindSafe(|| {
         let mut report = Report { rebuilt: is_rebuild, ..Report::default() };
         let queue = open_queue(segments, folders, &mut report)?;
+        if report.rebuilt {
+            queue.set_asks_rows(true)?;
+        }
+        report.asks_rows = queue.asks_rows()?;
         let head = replay(segments, &queue, folders, &mut report)?;
         check_places(segments, &queue, &mut report)?;
         check_large_files(&queue, folders, &mut report)?;

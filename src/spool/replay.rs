@@ -15,6 +15,7 @@ use super::projection::{self, Published};
 use super::queue::Queue;
 use super::record::{HEADER_LENGTH, Payload, RecordHeader};
 use super::recovery::{Folders, Report, at, remove_files};
+use super::rescued;
 use super::scan::{self, Found, Record};
 use super::segment::{FIRST_RECORD, Segment, Segments};
 use super::state::Place;
@@ -76,6 +77,15 @@ enum Replayed {
 }
 
 impl Replayed {
+    fn place_and_sequence(&self) -> (Place, u64) {
+        match self {
+            Replayed::Intact(published) | Replayed::Missing(published) | Replayed::Damaged(published) => {
+                (published.place, published.sequence)
+            }
+            Replayed::Unreadable(numbers, torn) => (torn.place, *numbers.start()),
+        }
+    }
+
     /// The entry that it frees.
     fn frees(&self) -> Option<EntryId> {
         let Replayed::Intact(Published { fact, .. }) = self else { return None };
@@ -342,8 +352,13 @@ impl Replay<'_> {
 
     fn finish(mut self, segments: &Segments) -> Result<Option<Head>, SpoolError> {
         self.apply_settled()?;
+        let rescued = self.heed_rescued(segments)?;
         let left = self.leave_torn(segments)?;
         self.apply(left)?;
+        if let Some(rescued) = rescued {
+            self.report.settled_through = self.report.settled_through.min(rescued.settled_through);
+            rescued.clear()?;
+        }
         self.report.listed = self.unreadable.count();
         // What took the place of a damaged one freed it.
         for id in std::mem::take(&mut self.report.lost) {
@@ -362,7 +377,58 @@ impl Replay<'_> {
     }
 }
 
+/// Sectors at the end of the log that a failing disk could not read.
+struct Rescued {
+    /// Up to this number nothing of theirs is missing.
+    settled_through: u64,
+    sectors: Vec<(Arc<Segment>, Vec<u64>)>,
+}
+
+impl Rescued {
+    fn clear(&self) -> Result<(), SpoolError> {
+        let clear = |(segment, sectors): &(Arc<Segment>, Vec<u64>)| {
+            rescued::clear(segment, sectors).map_err(at(&segment.path))
+        };
+        self.sectors.iter().try_for_each(clear)
+    }
+}
+
 impl Replay<'_> {
+    /// Where a failing disk could not be read, nothing tells a torn write from what was answered: all that is open counts
+    /// as answered, and at least one record more.
+    fn heed_rescued(&mut self, segments: &Segments) -> Result<Option<Rescued>, SpoolError> {
+        let Some((last, end)) = self.end.clone() else { return Ok(None) };
+        let open = self.pending.first().map(Replayed::place_and_sequence);
+        let (begin, sequence) =
+            open.unwrap_or((Place { generation: last.generation, offset: end as u32 }, self.sequence + 1));
+        let mut sectors = Vec::new();
+        for segment in segments.from(begin.generation) {
+            let from = if segment.generation == begin.generation { u64::from(begin.offset) } else { 0 };
+            let found =
+                rescued::sectors(&Forgiving::of(&segment.file), &segment, from).map_err(at(&segment.path))?;
+            if !found.is_empty() {
+                sectors.push((segment, found));
+            }
+        }
+        if sectors.is_empty() {
+            return Ok(None);
+        }
+        tracing::error!(
+            "a failing disk could not read the end of the log: what was acknowledged last may be missing"
+        );
+        self.sequence += 1;
+        self.acked_through = self.sequence;
+        self.doubtful_from.get_or_insert(end);
+        let torn = Torn {
+            place: Place { generation: last.generation, offset: end as u32 },
+            length: last.size - end,
+            sequence: self.sequence,
+        };
+        self.pending.push(Replayed::Unreadable(self.sequence..=self.sequence, torn));
+        self.apply_settled()?;
+        Ok(Some(Rescued { settled_through: sequence - 1, sectors }))
+    }
+
     /// Of what is pending that which counts. The rest is above the mark, where nobody was answered: torn writes, which
     /// the log loses here.
     fn leave_torn(&mut self, segments: &Segments) -> Result<Vec<Replayed>, SpoolError> {

@@ -138,6 +138,16 @@ pub fn generation_of(source: &dyn ReadAt, log: LogId, size: u64) -> io::Result<O
     Ok(newest)
 }
 
+/// Whether anything in a file begins as records of any log do.
+pub fn looks_used(source: &dyn ReadAt, size: u64) -> io::Result<bool> {
+    let mut looks_used = false;
+    each_place(source, FIRST_RECORD, size, |_, bytes| {
+        looks_used = RecordHeader::looks_begun(bytes);
+        looks_used
+    })?;
+    Ok(looks_used)
+}
+
 /// Every intact header from `from` on, wherever one may begin, until `is_enough`.
 fn each_header(
     source: &dyn ReadAt,
@@ -146,6 +156,18 @@ fn each_header(
     size: u64,
     mut is_enough: impl FnMut(u64, RecordHeader) -> bool,
 ) -> io::Result<()> {
+    each_place(source, from, size, |at, bytes| {
+        RecordHeader::decode(bytes, log).is_some_and(|header| is_enough(at, header))
+    })
+}
+
+/// The bytes at every place from `from` on where a header may begin, until `is_enough`.
+fn each_place(
+    source: &dyn ReadAt,
+    from: u64,
+    size: u64,
+    mut is_enough: impl FnMut(u64, &[u8]) -> bool,
+) -> io::Result<()> {
     const WINDOW: usize = 1 << 20;
     let mut at = from.next_multiple_of(ALIGNMENT);
     while at + (HEADER_LENGTH as u64) <= size {
@@ -153,9 +175,7 @@ fn each_header(
         let mut block = vec![0; length];
         source.read_exact_at(&mut block, at)?;
         for start in (0..=length - HEADER_LENGTH).step_by(ALIGNMENT as usize) {
-            if let Some(header) = RecordHeader::decode(&block[start..], log)
-                && is_enough(at + start as u64, header)
-            {
+            if is_enough(at + start as u64, &block[start..start + HEADER_LENGTH]) {
                 return Ok(());
             }
         }

@@ -62,9 +62,44 @@ pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId
     if met_unreadable {
         return Err(untold());
     }
-    let id = LogId::random();
-    id.write(dir)?;
-    Ok(id)
+    match told_by_records(segments)? {
+        Told::Nothing => {
+            let id = LogId::random();
+            id.write(dir)?;
+            Ok(id)
+        }
+        Told::Old => Ok(LogId::default()),
+        Told::Another => Err(nameless(dir)),
+    }
+}
+
+/// What the records tell of their log, where no head and no file does.
+#[derive(PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// It was begun before there were ids.
+    Old,
+    /// It has an id, and nobody knows which.
+    Another,
+}
+
+fn told_by_records(segments: &[(PathBuf, File)]) -> io::Result<Told> {
+    let mut told = Told::Nothing;
+    for (path, file) in segments {
+        let size = file.metadata().map_err(in_file_at(path))?.len();
+        let disk = DiskView::of(file, path).map_err(in_file_at(path))?;
+        let records = Forgiving::of(&disk);
+        if scan::generation_of(&records, LogId::default(), size).map_err(in_file_at(path))?.is_some() {
+            return Ok(Told::Old);
+        }
+        if records.met_unreadable() {
+            return Err(untold());
+        }
+        if scan::looks_used(&disk, size).map_err(in_file_at(path))? {
+            told = Told::Another;
+        }
+    }
+    Ok(told)
 }
 
 /// What a segment's file was last used for.
@@ -104,6 +139,15 @@ pub fn last_use(path: &Path, file: &File, log: LogId) -> io::Result<LastUse> {
 /// An error with the name of the file that it is about.
 pub fn in_file_at(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn nameless(dir: &Path) -> io::Error {
+    io::Error::other(format!(
+        "{}: there are records, and neither the file log-id nor any segment tells of which log: without it none of them \
+         can be checked. Put log-id back from a backup, or the segments as they were; if neither is to be had, move the \
+         segments away, and what they held is named as missing",
+        dir.display()
+    ))
 }
 
 /// An error that may pass; and a person can tell that it will not.

@@ -317,9 +317,6 @@ impl Shared {
     }
 
     pub fn list_missing(&self, missing: &[Missing]) -> Result<(), SpoolError> {
-        if missing.is_empty() {
-            return Ok(());
-        }
         let listed = self.damage.list_known_to("index", missing);
         listed.map_err(|source| SpoolError::from_io(self.options.dir.join("review"), source))
     }

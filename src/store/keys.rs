@@ -45,8 +45,7 @@ impl KeyRows {
         .bind(key.expires_at.map(signed))
         .execute(&mut *transaction)
         .await?;
-        transaction.commit().await?;
-        Ok(())
+        self.store.commit_for_good(transaction).await
     }
 
     pub async fn find(&self, id: &str) -> Result<Option<KeyRow>, StoreError> {
@@ -72,7 +71,7 @@ impl KeyRows {
             .bind(id)
             .execute(&mut *transaction)
             .await?;
-        transaction.commit().await?;
+        self.store.commit_for_good(transaction).await?;
         Ok(done.rows_affected() > 0)
     }
 }

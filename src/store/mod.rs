@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyPool, ConnectOptions, Transaction};
 use thiserror::Error;
@@ -15,6 +16,7 @@ pub mod dialect;
 pub mod keys;
 mod migrations;
 pub mod routing;
+mod soundness;
 pub mod sql;
 
 pub use dialect::Dialect;
@@ -38,6 +40,9 @@ struct Inner {
     reader: AnyPool,
     /// The database file of SQLite.
     file: Option<PathBuf>,
+    /// For connections that look through it.
+    look_with: Option<AnyConnectOptions>,
+    damage: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Error)]
@@ -126,8 +131,9 @@ impl Store {
         // Readers are cheap but each keeps a page cache and a thread.
         let readers = max_connections.clamp(1, 4);
         let reader =
-            pool(Dialect::Sqlite, readers, dialect::SQLITE_READER_PRAGMAS).connect_lazy_with(options);
-        let inner = Inner { dialect: Dialect::Sqlite, writer, reader, file: Some(file) };
+            pool(Dialect::Sqlite, readers, dialect::SQLITE_READER_PRAGMAS).connect_lazy_with(options.clone());
+        let (look_with, damage) = (Some(options), Mutex::default());
+        let inner = Inner { dialect: Dialect::Sqlite, writer, reader, file: Some(file), look_with, damage };
         Ok(Store { inner: Arc::new(inner) })
     }
 
@@ -141,7 +147,8 @@ impl Store {
         }
         // The indexer keeps one connection busy; with a single one it would starve searches.
         let pool = pool(Dialect::Postgres, max_connections.max(2), "").connect_lazy_with(options);
-        let inner = Inner { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool, file: None };
+        let (writer, reader, damage) = (pool.clone(), pool, Mutex::default());
+        let inner = Inner { dialect: Dialect::Postgres, writer, reader, file: None, look_with: None, damage };
         Ok(Store { inner: Arc::new(inner) })
     }
 

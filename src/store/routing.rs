@@ -226,7 +226,7 @@ impl Routing {
     async fn write(&self, sql: Sql) -> Result<u64, RoutingError> {
         let mut transaction = self.store.begin_write().await?;
         let changed = sql.execute(&mut *transaction).await?;
-        transaction.commit().await?;
+        self.store.commit_for_good(transaction).await?;
         Ok(changed)
     }
 }

@@ -1,0 +1,103 @@
+//! Whether SQLite's file holds what was written. A page that the disk lost is met only by who reads it, and one lost in the
+//! write-ahead log takes all commits after it along, so that nobody meets it. PostgreSQL looks after its own.
+
+use std::time::Duration;
+
+use sqlx::any::AnyConnectOptions;
+use sqlx::{Any, ConnectOptions, Connection, Row, Transaction};
+
+use super::{Dialect, Store, StoreError};
+
+/// Between two looks.
+const ROUND: Duration = Duration::from_secs(24 * 3600);
+
+impl Store {
+    /// What was found to be wrong with the database's file.
+    pub fn damage(&self) -> Option<String> {
+        self.inner.damage.lock().clone()
+    }
+
+    /// Looks through the file now and once a day, for ever.
+    pub async fn watch(&self) {
+        let Some(options) = &self.inner.look_with else { return };
+        loop {
+            match look_through(options).await {
+                Ok(found) => self.note(found),
+                Err(error) => {
+                    tracing::warn!(%error, "the database could not be looked through; tomorrow again")
+                }
+            }
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    fn note(&self, found: Option<String>) {
+        if let Some(damage) = &found {
+            tracing::error!(
+                damage,
+                "the database is damaged; see \"The database is damaged\" in docs/operations.md"
+            );
+        }
+        *self.inner.damage.lock() = found;
+    }
+
+    /// Commits what people decided (who may come in, where to send), and has it in the database's file itself when it
+    /// returns: what a lost page of the write-ahead log takes along, the log of objects does not bring back.
+    pub async fn commit_for_good(&self, transaction: Transaction<'static, Any>) -> Result<(), StoreError> {
+        transaction.commit().await?;
+        if self.inner.dialect == Dialect::Sqlite {
+            let folded = sqlx::query("PRAGMA wal_checkpoint(FULL)").execute(&self.inner.writer).await;
+            if let Err(error) = folded {
+                tracing::warn!(%error, "SQLite's write-ahead log can't be folded into the database now");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// On a connection of its own: it takes as long as the disk takes to read the file.
+async fn look_through(options: &AnyConnectOptions) -> Result<Option<String>, StoreError> {
+    let looked = async {
+        let mut connection = options.connect().await?;
+        let row = sqlx::query("PRAGMA quick_check(1)").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        row.try_get::<String, _>(0)
+    };
+    match looked.await {
+        Ok(found) => Ok((found != "ok").then_some(found)),
+        Err(sqlx::Error::Database(error)) if is_damage(error.code().as_deref()) => {
+            Ok(Some(error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// SQLITE_CORRUPT and SQLITE_NOTADB, in the low byte of the extended code.
+fn is_damage(code: Option<&str>) -> bool {
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| [11, 26].contains(&(code & 0xff)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dialect::sqlite_url;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_lost_page_is_found_before_anybody_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("relaypacs.db");
+        let store = Store::open(&sqlite_url(&file), None, 2).await.unwrap();
+        store.migrate_up().await.unwrap();
+        let options = store.inner.look_with.clone().unwrap();
+        assert_eq!(look_through(&options).await.unwrap(), None);
+        store.close().await;
+        let whole = std::fs::read(&file).unwrap();
+        assert!(whole.len() > 20 * 4096);
+        for page in 1..whole.len() / 4096 {
+            let mut bytes = whole.clone();
+            bytes[page * 4096..][..4096].fill(0);
+            std::fs::write(&file, bytes).unwrap();
+            assert!(look_through(&options).await.unwrap().is_some(), "page {page}");
+        }
+    }
+}
