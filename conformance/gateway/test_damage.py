@@ -150,6 +150,7 @@ def test_a_damaged_database_is_told_of_and_made_anew_from_the_log(make_subject):
 def test_a_revoked_key_stays_revoked_though_the_databases_write_ahead_log_is_lost(make_subject):
     node = make_subject(database="sqlite")
     key = node.add_key("passing", "dicomweb:read")
+    node.restart()
     node.run("key", "revoke", key.split("_")[1])
     node.kill()
     log = next(path for path in node.database_files() if path.name.endswith("-wal"))
