@@ -222,7 +222,17 @@ pub enum DestinationKind {
     Stow,
 }
 
-/// `[[destinations]]`, the same from the file, the CLI and (later) the API.
+impl DestinationKind {
+    /// What proves an arrival there where nobody says how.
+    pub fn usual_verify(self) -> Verify {
+        match self {
+            DestinationKind::Dimse => Verify::Commitment,
+            DestinationKind::Stow => Verify::Query,
+        }
+    }
+}
+
+/// `[[destinations]]`, the same from the file, the CLI and the API.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DestinationConfig {

@@ -39,14 +39,18 @@ def cut_off(image, how, step):
     last = [record for record in log if record.is_object][-1]
     places = list(enumerate(range(last.offset, log[-1].padded_end + 1, step)))
     done = in_parallel(image, lambda node, place: cut_one(node, image, last, CUTS[how], *place), places)
-    assert any(each["named"] for each in done) and any(not each["named"] for each in done)
-    return {"cuts": len(done), "named": sum(each["named"] for each in done)}
+    named = sum(each["named"] > 0 for each in done)
+    assert 0 < named < len(done)
+    return {"cuts": len(done), "named": named}
 
 
 def cut_one(node, image, last, cut, number, at):
     spool = image.lay(node)
     cut(spool, spool / "segments" / last.path.name, at)
-    if not (spool / "queue").exists():
+    if cut is not_read:
+        for path in node.database_files():
+            path.unlink()
+    elif not (spool / "queue").exists():
         # Only the index still knows how long the log was; commands don't ask it, and it tells in its own time.
         node.start()
         wait_until(
@@ -54,8 +58,15 @@ def cut_one(node, image, last, cut, number, at):
         )
         node.kill()
     starts = 2 if number % 8 == 0 else 1
-    # Its padding belongs to it.
-    return examine(node, image, {last.sop_instance} if at < last.padded_end else (), starts)
+    # Its padding belongs to it. What the disk does not read it does not read by sectors.
+    begin = sector_of(at) if cut is not_read else at
+    log = spool_files.records(image.data / "spool")
+    touched = {record.sop_instance for record in log if record.is_object and begin < record.padded_end}
+    return examine(node, image, touched, starts)
+
+
+def sector_of(at):
+    return at // SECTOR * SECTOR
 
 
 def truncated(_, path, at):
@@ -75,7 +86,22 @@ def wiped_without_queue(spool, path, at):
     shutil.rmtree(spool / "queue")
 
 
-CUTS = {"truncated": truncated, "wiped": wiped, "wiped and its queue lost": wiped_without_queue}
+def not_read(spool, path, at):
+    """A failing disk's copy, made as docs/operations.md says, whose queue is lost; and so will be its index."""
+    mark = (spool / "segments" / "log-id").read_bytes()
+    with path.open("r+b") as file:
+        file.seek(sector_of(at))
+        file.write((mark * SECTOR)[: UNREAD * SECTOR])
+    shutil.rmtree(spool / "queue")
+
+
+SECTOR, UNREAD = 512, 8
+CUTS = {
+    "truncated": truncated,
+    "wiped": wiped,
+    "wiped and its queue lost": wiped_without_queue,
+    "not read, queue and index lost": not_read,
+}
 
 # Flipped bits
 
@@ -136,7 +162,7 @@ def flip_in(spool, record, generator):
 
 TITLE = "What is on the disk is damaged"
 # The first at every byte; all of them so would take an hour.
-STEPS = {"truncated": 1, "wiped": 16, "wiped and its queue lost": 16}
+STEPS = {"truncated": 1, **dict.fromkeys(list(CUTS)[1:], 16)}
 
 
 FLIPPED = [f"flips {number}" for number in range(1, 11)]
@@ -167,7 +193,8 @@ def on(image, work):
 def lines(results):
     flipped, storms = total(results, FLIPPED), total(results, STORMS)
     cut, queue, database = results["truncated"], results["queue"], results["database"]
-    wiped = [results[how] for how in STEPS if how != "truncated"]
+    wiped = [results[how] for how in STEPS if how.startswith("wiped")]
+    unread = results["not read, queue and index lost"]
     return [
         Line(
             "the log truncated at every byte of its last object and what follows it",
@@ -177,6 +204,11 @@ def lines(results):
         Line(
             "zeros from there on instead, with the queue and without it (then the index knows)",
             f"{sum(each['cuts'] for each in wiped)} places: named at {sum(each['named'] for each in wiped)}, else held",
+            True,
+        ),
+        Line(
+            "not readable from there on, copied as docs/operations.md says, queue and index lost",
+            f"{unread['cuts']} places: named at {unread['named']}, else held",
             True,
         ),
         Line(

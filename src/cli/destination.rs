@@ -137,10 +137,11 @@ impl From<AddArgs> for DestinationConfig {
             Kind::Dimse => DestinationKind::Dimse,
             Kind::Stow => DestinationKind::Stow,
         };
-        let verify = match (args.verify, kind) {
-            (Some(Proof::Commitment), _) | (None, DestinationKind::Dimse) => Verify::Commitment,
-            (Some(Proof::Query), _) | (None, DestinationKind::Stow) => Verify::Query,
-            (Some(Proof::None), _) => Verify::None,
+        let verify = match args.verify {
+            Some(Proof::Commitment) => Verify::Commitment,
+            Some(Proof::Query) => Verify::Query,
+            Some(Proof::None) => Verify::None,
+            None => kind.usual_verify(),
         };
         DestinationConfig {
             name: args.name,

@@ -86,11 +86,21 @@ pub async fn read(body: Body, limit: u64, stall: Duration) -> Result<Bytes, ApiE
 
 fn cut_short(error: &io::Error) -> ApiError {
     match BodyFault::of(error) {
-        Some(BodyFault::TooLarge { limit }) => ApiError::too_large(limit),
-        Some(BodyFault::Stalled) => {
-            ApiError::new(StatusCode::REQUEST_TIMEOUT, "BODY_STALLED", "The request body stalled.")
-        }
+        Some(fault) => fault.into(),
         None => ApiError::bad_request("BODY_BROKEN", "The request body ended early."),
+    }
+}
+
+impl From<BodyFault> for ApiError {
+    fn from(fault: BodyFault) -> ApiError {
+        match fault {
+            BodyFault::TooLarge { limit } => ApiError::too_large(limit),
+            BodyFault::Stalled => ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "BODY_STALLED",
+                "The request body came too slowly.",
+            ),
+        }
     }
 }
 

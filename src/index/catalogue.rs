@@ -56,19 +56,19 @@ pub async fn position<'c>(executor: impl Executor<'c, Database = Any>) -> Result
     Ok(LogPosition(position as u64))
 }
 
-/// Objects that count as held and have numbers above `entry`, at most as many as are listed.
+/// Objects that count as held and have numbers above `entry`, in their order, at most a page.
 pub async fn held_after<'c>(
     executor: impl Executor<'c, Database = Any>,
     entry: EntryId,
 ) -> Result<Vec<Missing>, StoreError> {
-    const MOST: u64 = 100_000;
+    const PAGE: u64 = 50_000;
     let mut sql = Sql::new("");
     for table in ["instances", "conflicts"] {
         let columns = "SELECT entry, sop_instance_uid, data_set_sha256 FROM ";
         sql.push(columns).push(table).push(" WHERE freed_at IS NULL AND entry > ").bind(entry.0);
         sql.push(if table == "instances" { " UNION ALL " } else { " ORDER BY entry" });
     }
-    sql.limit(MOST);
+    sql.limit(PAGE);
     let rows = sql.fetch_all(executor).await?;
     let missing = |row: &AnyRow| {
         let entry: i64 = row.try_get(0)?;

@@ -104,12 +104,11 @@ impl Indexer {
         let mut tx = self.store.begin_write().await?;
         let mut position = catalogue::position(&mut *tx).await?;
         let recovery = self.spool.recovery();
-        let mut missing = self.unknown_after(&mut tx, EntryId(recovery.settled_through)).await?;
-        if !missing.is_empty() && recovery.asks_rows {
+        let mut is_shorter = self.list_unknown_after(&mut tx, EntryId(recovery.settled_through)).await?;
+        if is_shorter && recovery.asks_rows {
             // With these rows go those that were to be asked later. Better too many than too few.
-            missing = self.unknown_after(&mut tx, EntryId(0)).await?;
+            is_shorter = self.list_unknown_after(&mut tx, EntryId(0)).await?;
         }
-        let is_shorter = !missing.is_empty() && self.list(missing).await;
         if is_shorter || position > self.spool.durable_position() {
             tracing::warn!("the log is not the one that was indexed; the index starts over with it");
             rebuild::forget_log(&mut tx).await?;
@@ -119,18 +118,23 @@ impl Indexer {
         Ok(position)
     }
 
-    /// What counts as held in the rows, and the queue does not know.
-    async fn unknown_after(
+    /// Lists what counts as held in the rows, and the queue does not know; whether there is anything.
+    async fn list_unknown_after(
         &self,
         tx: &mut Transaction<'static, Any>,
-        entry: EntryId,
-    ) -> Result<Vec<Missing>, StoreError> {
-        let held = catalogue::held_after(&mut **tx, entry).await?;
-        let unknown = self.spool.unknown(held).await;
-        Ok(unknown.unwrap_or_else(|error| {
-            tracing::error!(%error, "the index can't be compared with the queue");
-            Vec::new()
-        }))
+        mut entry: EntryId,
+    ) -> Result<bool, StoreError> {
+        let mut is_any = false;
+        loop {
+            let held = catalogue::held_after(&mut **tx, entry).await?;
+            let Some(last) = held.last() else { return Ok(is_any) };
+            entry = last.entry;
+            match self.spool.unknown(held).await {
+                Ok(missing) if missing.is_empty() => {}
+                Ok(missing) => is_any |= self.list(missing).await,
+                Err(error) => tracing::error!(%error, "the index can't be compared with the queue"),
+            }
+        }
     }
 
     /// Asks the rows what the log lost while the queue was lost too, as far as the index has come.

@@ -15,8 +15,8 @@ use super::segment_head::in_file_at;
 use super::state::EntryState;
 use crate::failpoint;
 
-/// So many are counted, and no more.
-const MOST: usize = 100_000;
+/// So many are counted, and no more; lists name all.
+const MOST: usize = 1_000_000;
 /// Files in `review/` that name losses of which the projection knows nothing any more.
 const LIST: &str = "lost-";
 
@@ -70,8 +70,14 @@ impl Damage {
 
     pub fn note(&self, entry: EntryId, detail: &str) {
         let mut known = self.known.lock();
-        if known.len() < MOST && known.insert(entry) {
-            tracing::error!(%entry, detail, "an acknowledged object can't be read any more; see `relaypacs spool verify`");
+        if known.len() >= MOST || !known.insert(entry) {
+            return;
+        }
+        tracing::error!(%entry, detail, "an acknowledged object can't be read any more; see `relaypacs spool verify`");
+        if known.len() == MOST {
+            tracing::error!(
+                "no more damaged objects than {MOST} are counted; `relaypacs spool verify` finds the others"
+            );
         }
     }
 
@@ -158,6 +164,8 @@ fn write(review: &Path, name: &str, lines: &str) -> io::Result<()> {
 #[derive(Debug, Default)]
 pub struct Unreadable {
     numbers: BTreeSet<u64>,
+    /// Those for which there was no room, a stretch a line: whether one of them is there after all is not followed.
+    beyond: Vec<RangeInclusive<u64>>,
     /// The list's name, once there is one.
     list: Option<String>,
     has_changed: bool,
@@ -165,8 +173,12 @@ pub struct Unreadable {
 
 impl Unreadable {
     pub fn note(&mut self, numbers: RangeInclusive<u64>) {
-        let room = MOST.saturating_sub(self.numbers.len());
-        self.numbers.extend(numbers.take(room));
+        let room = MOST.saturating_sub(self.numbers.len()) as u64;
+        let (first, last) = (*numbers.start(), *numbers.end());
+        self.numbers.extend(numbers.take(room as usize));
+        if last - first >= room {
+            self.beyond.push(first + room..=last);
+        }
         self.has_changed = true;
     }
 
@@ -176,7 +188,8 @@ impl Unreadable {
     }
 
     pub fn count(&self) -> u64 {
-        self.numbers.len() as u64
+        let beyond = self.beyond.iter().map(|numbers| numbers.end() - numbers.start() + 1);
+        self.numbers.len() as u64 + beyond.sum::<u64>()
     }
 
     /// Brings the list in `review/` up to date.
@@ -185,7 +198,28 @@ impl Unreadable {
             return Ok(());
         }
         let name = self.list.get_or_insert_with(new_list);
-        let lines: String = self.numbers.iter().map(|number| format!("{number}\t\t\t\n")).collect();
+        let mut lines: String = self.numbers.iter().map(|number| format!("{number}\t\t\t\n")).collect();
+        lines.extend(
+            self.beyond.iter().map(|beyond| format!("{} to {}\t\t\t\n", beyond.start(), beyond.end())),
+        );
         write(review, name, &lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_than_are_counted_one_by_one_none_is_left_out() {
+        let review = tempfile::tempdir().unwrap();
+        let (mut unreadable, most) = (Unreadable::default(), MOST as u64);
+        unreadable.note(11..=most);
+        unreadable.note(most + 1..=most + 60);
+        assert_eq!(unreadable.count(), most + 50);
+        unreadable.save(review.path()).unwrap();
+        let list = std::fs::read_dir(review.path()).unwrap().next().unwrap().unwrap().path();
+        let text = std::fs::read_to_string(list).unwrap();
+        assert_eq!(text.lines().last().unwrap().trim(), format!("{} to {}", most + 11, most + 60));
     }
 }

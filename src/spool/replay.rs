@@ -395,7 +395,7 @@ impl Rescued {
 
 impl Replay<'_> {
     /// Where a failing disk could not be read, nothing tells a torn write from what was answered: all that is open counts
-    /// as answered, and at least one record more.
+    /// as answered, and as many records more as may have stood there.
     fn heed_rescued(&mut self, segments: &Segments) -> Result<Option<Rescued>, SpoolError> {
         let Some((last, end)) = self.end.clone() else { return Ok(None) };
         let open = self.pending.first().map(Replayed::place_and_sequence);
@@ -416,15 +416,22 @@ impl Replay<'_> {
         tracing::error!(
             "a failing disk could not read the end of the log: what was acknowledged last may be missing"
         );
-        self.sequence += 1;
+        let at_end = sectors.iter().filter(|(segment, _)| segment.generation == last.generation);
+        let behind =
+            at_end.flat_map(|(_, places)| places).filter(|place| **place + rescued::SECTOR as u64 > end);
+        // No more records were there than fit.
+        let most = (behind.count() * rescued::SECTOR).div_ceil(HEADER_LENGTH) as u64;
+        if most > 0 {
+            let torn = Torn {
+                place: Place { generation: last.generation, offset: end as u32 },
+                length: last.size - end,
+                sequence: self.sequence + most,
+            };
+            self.doubtful_from.get_or_insert(end);
+            self.pending.push(Replayed::Unreadable(self.sequence + 1..=self.sequence + most, torn));
+            self.sequence += most;
+        }
         self.acked_through = self.sequence;
-        self.doubtful_from.get_or_insert(end);
-        let torn = Torn {
-            place: Place { generation: last.generation, offset: end as u32 },
-            length: last.size - end,
-            sequence: self.sequence,
-        };
-        self.pending.push(Replayed::Unreadable(self.sequence..=self.sequence, torn));
         self.apply_settled()?;
         Ok(Some(Rescued { settled_through: sequence - 1, sectors }))
     }

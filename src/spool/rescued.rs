@@ -10,7 +10,7 @@ use super::log_id::{FILE_LENGTH, LogId};
 use super::segment::Segment;
 
 /// What a disk reads or not, at the least.
-const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 
 /// Where such sectors begin, from that with `offset` on.
 pub fn sectors(source: &dyn ReadAt, segment: &Segment, offset: u64) -> io::Result<Vec<u64>> {

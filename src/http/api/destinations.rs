@@ -136,17 +136,19 @@ impl TryFrom<&NewDestination> for DestinationConfig {
 
     fn try_from(new: &NewDestination) -> Result<Self, ApiError> {
         let title = |title: &Option<String>| title.as_deref().map(ae_title).transpose();
-        let verify = match (new.verify, new.kind) {
-            (Some(Proof::Commitment), _) | (None, Kind::Dimse) => Verify::Commitment,
-            (Some(Proof::Query), _) | (None, Kind::Stow) => Verify::Query,
-            (Some(Proof::None), _) => Verify::None,
+        let kind = match new.kind {
+            Kind::Dimse => DestinationKind::Dimse,
+            Kind::Stow => DestinationKind::Stow,
+        };
+        let verify = match new.verify {
+            Some(Proof::Commitment) => Verify::Commitment,
+            Some(Proof::Query) => Verify::Query,
+            Some(Proof::None) => Verify::None,
+            None => kind.usual_verify(),
         };
         Ok(DestinationConfig {
             name: new.name.clone(),
-            kind: match new.kind {
-                Kind::Dimse => DestinationKind::Dimse,
-                Kind::Stow => DestinationKind::Stow,
-            },
+            kind,
             ae_title: title(&new.ae_title)?,
             calling_ae_title: title(&new.calling_ae_title)?,
             host: new.host.clone(),

@@ -234,12 +234,7 @@ impl<'a> Session<'a> {
             ),
             Failure::Multipart(MultipartError::Malformed(what)) => self.malformed(what),
             Failure::Multipart(MultipartError::Body(source)) => match BodyFault::of(&source) {
-                Some(BodyFault::TooLarge { limit }) => ApiError::too_large(limit),
-                Some(BodyFault::Stalled) => ApiError::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "BODY_STALLED",
-                    "The request body came too slowly.",
-                ),
+                Some(fault) => fault.into(),
                 None => self.malformed("the body broke off"),
             },
         }
