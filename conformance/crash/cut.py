@@ -32,6 +32,8 @@ HARMLESS = {
 # No object depends on these: they are not left out.
 UNTRIED = {
     "torn": "what a crash tore, and nobody was answered for, is found torn again, or at worst named as a loss",
+    "unread_cleared": "what a failing disk could not read is found once more, and named once more",
+    "unread_mark": "the same",
     "loss_list": "the names of what was lost already",
     "set_aside": "a segment of which nothing can be read goes to review/ once more",
 }

@@ -88,7 +88,8 @@ def wiped_without_queue(spool, path, at):
 
 def not_read(spool, path, at):
     """A failing disk's copy, made as docs/operations.md says, whose queue is lost; and so will be its index."""
-    mark = (spool / "segments" / "log-id").read_bytes()
+    mark = random.randbytes(16)
+    (spool / "segments" / "unread-mark").write_bytes(mark)
     with path.open("r+b") as file:
         file.seek(sector_of(at))
         file.write((mark * SECTOR)[: UNREAD * SECTOR])

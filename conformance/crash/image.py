@@ -127,7 +127,15 @@ def exported(folder):
 def listed_as_lost(spool):
     """Entry numbers and UIDs in the lists of what is missing."""
     lines = [line for file in (spool / "review").glob("lost-*.tsv") for line in file.read_text().splitlines()]
-    return {word for line in lines for word in line.split("\t")[:2]}
+    return {word for line in lines for word in line.split("\t")[:2]} | {
+        str(number) for line in lines for number in stretch(line)
+    }
+
+
+def stretch(line):
+    """The numbers of a line that names several side by side."""
+    first, to, last = line.split("\t")[0].partition(" to ")
+    return range(int(first), int(last) + 1) if to else ()
 
 
 def examine(node, image, touched=(), starts=2):

@@ -124,13 +124,13 @@ async fn verify(client: &Client, json: bool) -> anyhow::Result<Exit> {
                         println!("entry {damaged} is damaged: {detail}");
                     }
                 }
-                VerifyLine::Missing { missing, sop_instance_uid, .. } => {
+                VerifyLine::Missing { missing, through, sop_instance_uid, .. } => {
                     exit = Exit::Failed;
-                    if !json {
-                        println!(
-                            "entry {missing} is missing (SOP Instance UID {})",
-                            known(&sop_instance_uid)
-                        );
+                    let uid = known(&sop_instance_uid);
+                    match through {
+                        _ if json => {}
+                        Some(through) => println!("entries {missing} to {through} are missing"),
+                        None => println!("entry {missing} is missing (SOP Instance UID {uid})"),
                     }
                 }
                 VerifyLine::Sum { verified, damaged_entries, bytes } if !json => {

@@ -74,6 +74,9 @@ pub enum VerifyLine {
     /// Listed in `review/`; the UID is empty where nothing but the number is known.
     Missing {
         missing: EntryId,
+        /// The last of several side by side.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        through: Option<EntryId>,
         sop_instance_uid: String,
         data_set_sha256: String,
     },
@@ -159,8 +162,9 @@ pub async fn verify(Data(admin): Data<&Admin>) -> Answer {
     let walk =
         Walk { spool: admin.spool.clone(), after: None, page: vec![].into_iter(), sum: Some((0, 0, 0)) };
     let missing = admin.spool.missing().await?.into_iter().map(|one| {
-        let Missing { entry: missing, sop_instance_uid, data_set_sha256 } = one;
-        Ok(VerifyLine::Missing { missing, sop_instance_uid, data_set_sha256 })
+        let Missing { entry: missing, through, sop_instance_uid, data_set_sha256 } = one;
+        let through = (through != missing).then_some(through);
+        Ok(VerifyLine::Missing { missing, through, sop_instance_uid, data_set_sha256 })
     });
     let found = stream::try_unfold(walk, |mut walk| async move {
         loop {

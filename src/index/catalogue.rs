@@ -71,9 +71,10 @@ pub async fn held_after<'c>(
     sql.limit(PAGE);
     let rows = sql.fetch_all(executor).await?;
     let missing = |row: &AnyRow| {
-        let entry: i64 = row.try_get(0)?;
+        let entry = EntryId(row.try_get::<i64, _>(0)? as u64);
         Ok(Missing {
-            entry: EntryId(entry as u64),
+            entry,
+            through: entry,
             sop_instance_uid: row.try_get(1)?,
             data_set_sha256: row.try_get(2)?,
         })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{Any, Transaction};
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::QueryCache;
@@ -29,6 +30,15 @@ pub(super) struct Indexer {
     pub clock: Arc<dyn Clock>,
     pub progress: Arc<Progress>,
     pub cache: QueryCache,
+}
+
+/// Why the rows could not be compared with what is held.
+#[derive(Debug, Error)]
+enum IndexerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
 }
 
 /// What became of a batch.
@@ -100,21 +110,22 @@ impl Indexer {
 
     /// Where the index stands; nowhere, when the log is shorter than what the index has seen: it
     /// is another log then, and its entries must not be taken for those of the old one.
-    async fn begin(&self) -> Result<LogPosition, StoreError> {
+    async fn begin(&self) -> Result<LogPosition, IndexerError> {
         let mut tx = self.store.begin_write().await?;
         let mut position = catalogue::position(&mut *tx).await?;
         let recovery = self.spool.recovery();
         let mut is_shorter = self.list_unknown_after(&mut tx, EntryId(recovery.settled_through)).await?;
-        if is_shorter && recovery.asks_rows {
-            // With these rows go those that were to be asked later. Better too many than too few.
-            is_shorter = self.list_unknown_after(&mut tx, EntryId(0)).await?;
-        }
-        if is_shorter || position > self.spool.durable_position() {
+        is_shorter |= position > self.spool.end_at_start();
+        if is_shorter {
             tracing::warn!("the log is not the one that was indexed; the index starts over with it");
+            if recovery.asks_rows {
+                // With these rows go those that were to be asked later. Better too many than too few.
+                self.list_unknown_after(&mut tx, EntryId(0)).await?;
+            }
             rebuild::forget_log(&mut tx).await?;
             position = LogPosition::default();
         }
-        tx.commit().await?;
+        tx.commit().await.map_err(StoreError::from)?;
         Ok(position)
     }
 
@@ -123,40 +134,45 @@ impl Indexer {
         &self,
         tx: &mut Transaction<'static, Any>,
         mut entry: EntryId,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<bool, IndexerError> {
         let mut is_any = false;
         loop {
             let held = catalogue::held_after(&mut **tx, entry).await?;
             let Some(last) = held.last() else { return Ok(is_any) };
             entry = last.entry;
-            match self.spool.unknown(held).await {
-                Ok(missing) if missing.is_empty() => {}
-                Ok(missing) => is_any |= self.list(missing).await,
-                Err(error) => tracing::error!(%error, "the index can't be compared with the queue"),
-            }
+            let missing = self.spool.unknown(held).await?;
+            is_any |= !missing.is_empty();
+            self.list(missing).await?;
         }
     }
 
     /// Asks the rows what the log lost while the queue was lost too, as far as the index has come.
     async fn inquire(&self, mut inquiry: Option<Inquiry>, position: LogPosition) -> Option<Inquiry> {
         while let Some(open) = inquiry.take_if(|open| open.is_due(position)) {
-            let told = self.persist("read", || open.ask(&self.store)).await;
-            if !told.missing.is_empty() && !self.list(told.missing.clone()).await {
-                // The next start asks again.
-                return None;
+            inquiry = self.persist("ask", || self.turn(&open)).await;
+            if inquiry.is_none() {
+                self.spool.rows_were_asked();
+                self.progress.inquired.send_replace(true);
             }
-            inquiry = open.turn(told, &self.spool).await;
-            self.progress.inquired.send_replace(inquiry.is_none());
         }
         inquiry
     }
 
-    /// Lists what the log does not have any more and only the rows knew of; whether that went well.
-    async fn list(&self, missing: Vec<Missing>) -> bool {
+    /// The inquiry about the next page, once what this one found is listed.
+    async fn turn(&self, open: &Inquiry) -> Result<Option<Inquiry>, IndexerError> {
+        let told = open.ask(&self.store).await?;
+        self.list(told.missing).await?;
+        Ok(open.turn(told.page, &self.spool).await?)
+    }
+
+    /// Lists what the log does not have any more and only the rows knew of.
+    async fn list(&self, missing: Vec<Missing>) -> Result<(), IndexerError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
         let objects = missing.len();
         tracing::error!(objects, "acknowledged objects are missing from the log; only the index knew");
-        let listed = self.spool.list_missing(missing).await;
-        listed.inspect_err(|error| tracing::error!(%error, "what is missing can't be listed")).is_ok()
+        Ok(self.spool.list_missing(missing).await?)
     }
 
     async fn stored_position(&self) -> Result<LogPosition, StoreError> {
@@ -212,9 +228,10 @@ impl Indexer {
 
     /// Repeats `work` until the database takes it. One line tells that it does not, one that it
     /// does again.
-    async fn persist<T, F>(&self, what: &'static str, work: impl Fn() -> F) -> T
+    async fn persist<T, E, F>(&self, what: &'static str, work: impl Fn() -> F) -> T
     where
-        F: Future<Output = Result<T, StoreError>>,
+        E: std::fmt::Display,
+        F: Future<Output = Result<T, E>>,
     {
         let mut pause = FIRST_PAUSE;
         let mut told = false;
@@ -222,12 +239,12 @@ impl Indexer {
             match work().await {
                 Ok(done) => {
                     if told {
-                        tracing::info!("the database answers again; the index catches up");
+                        tracing::info!("the index goes on");
                     }
                     return done;
                 }
                 Err(error) if !told => {
-                    tracing::error!(%error, what, "the index can't reach its database; it keeps its place and tries on");
+                    tracing::error!(%error, what, "the index can't go on; it keeps its place and tries again");
                     told = true;
                 }
                 Err(_) => {}

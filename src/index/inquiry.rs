@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use super::catalogue;
-use crate::spool::{EntryId, LogPosition, Missing, Spool};
+use crate::spool::{EntryId, LogPosition, Missing, Spool, SpoolError};
 use crate::store::{Store, StoreError};
 
 /// Asks the rows page by page, each twice: what the queue does not know may have been freed, which the index hears later.
@@ -18,10 +18,12 @@ pub(super) struct Inquiry {
     due: LogPosition,
 }
 
-/// What the rows say now.
+/// What the rows say.
 pub(super) struct Told {
+    /// For sure.
     pub missing: Vec<Missing>,
-    page: Vec<Missing>,
+    /// The next ones that count as held.
+    pub page: Vec<Missing>,
 }
 
 impl Inquiry {
@@ -49,20 +51,10 @@ impl Inquiry {
         Ok(Told { missing: missing.cloned().collect(), page })
     }
 
-    /// With the next page; `None` after the last.
-    pub async fn turn(self, told: Told, spool: &Spool) -> Option<Inquiry> {
-        let Some(last) = told.page.last().map(|held| held.entry) else {
-            spool.rows_were_asked();
-            return None;
-        };
-        match spool.unknown(told.page).await {
-            Ok(doubtful) => {
-                Some(Inquiry { doubtful, before: self.after, after: last, due: spool.durable_position() })
-            }
-            Err(error) => {
-                tracing::error!(%error, "the index can't be compared with the queue; the next start tries again");
-                None
-            }
-        }
+    /// About the next page; `None` after the last.
+    pub async fn turn(&self, page: Vec<Missing>, spool: &Spool) -> Result<Option<Inquiry>, SpoolError> {
+        let Some(last) = page.last().map(|held| held.entry) else { return Ok(None) };
+        let doubtful = spool.unknown(page).await?;
+        Ok(Some(Inquiry { doubtful, before: self.after, after: last, due: spool.durable_position() }))
     }
 }

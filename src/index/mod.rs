@@ -114,6 +114,11 @@ pub enum ReindexError {
          is lost; nothing was changed: try again when relaypacs_index_lag_seconds is 0"
     )]
     Behind,
+    #[error(
+        "the index is still being asked what the log lost together with its queue, which must come first; nothing was \
+         changed: if it stays so, the node's log says what keeps the index from going on"
+    )]
+    Inquiring,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -206,9 +211,11 @@ impl Index {
     pub async fn reindex(&self) -> Result<(), ReindexError> {
         let mut inquired = self.inner.progress.inquired.subscribe();
         let inquired = tokio::time::timeout(REINDEX_PATIENCE, inquired.wait_for(|inquired| *inquired));
-        let is_inquired = inquired.await.is_ok_and(|inquired| inquired.is_ok());
-        if !is_inquired || !self.catch_up(REINDEX_PATIENCE).await {
+        if !self.catch_up(REINDEX_PATIENCE).await {
             return Err(ReindexError::Behind);
+        }
+        if !inquired.await.is_ok_and(|inquired| inquired.is_ok()) {
+            return Err(ReindexError::Inquiring);
         }
         let mut tx = self.inner.store.begin_write().await?;
         rebuild::wipe_held(&mut tx).await?;

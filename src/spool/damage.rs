@@ -1,7 +1,7 @@
 //! What was acknowledged and can't be read any more. Each object is told of once, in the log, and
 //! counted until it is received anew or a person has seen to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
@@ -19,6 +19,8 @@ use crate::failpoint;
 const MOST: usize = 1_000_000;
 /// Files in `review/` that name losses of which the projection knows nothing any more.
 const LIST: &str = "lost-";
+/// Between the first and the last number of a stretch.
+const TO: &str = " to ";
 
 /// Whether the disk itself can't read it: a bad sector, most often. The page cache makes EIO of all of these; past it
 /// the kernel says what the device said (`blk_status_to_errno`).
@@ -32,8 +34,16 @@ pub fn is_unreadable(error: &io::Error) -> bool {
 pub struct Damage {
     review: PathBuf,
     known: Mutex<BTreeSet<EntryId>>,
-    /// Named by the lists of `review/`.
-    listed: Mutex<BTreeSet<EntryId>>,
+    listed: Mutex<Listed>,
+}
+
+/// What the lists of `review/` name.
+#[derive(Debug, Default)]
+struct Listed {
+    entries: BTreeSet<EntryId>,
+    /// Of which only the numbers are known.
+    stretches: Vec<RangeInclusive<EntryId>>,
+    count: u64,
 }
 
 impl Damage {
@@ -45,9 +55,9 @@ impl Damage {
         Ok(damage)
     }
 
-    /// What the lists in `review/` name; counted anew with each look, as a person removes them.
+    /// What the lists in `review/` name, each object once; counted anew with each look, as a person removes them.
     pub fn lists(&self) -> io::Result<Vec<Missing>> {
-        let mut missing = Vec::new();
+        let mut missing = BTreeSet::new();
         for file in std::fs::read_dir(&self.review)? {
             let (path, name) = file.map(|file| (file.path(), file.file_name()))?;
             if name.to_string_lossy().starts_with(LIST) && path.extension().is_some_and(|end| end == "tsv") {
@@ -56,15 +66,25 @@ impl Damage {
                 missing.extend(text.lines().filter(|line| !line.trim().is_empty()).map(Missing::of_line));
             }
         }
-        *self.listed.lock() = missing.iter().map(|missing| missing.entry).take(MOST).collect();
-        Ok(missing)
+        let named: BTreeSet<EntryId> =
+            missing.iter().filter(|missing| missing.is_named()).map(|missing| missing.entry).collect();
+        missing.retain(|missing| missing.is_named() || !named.contains(&missing.entry));
+        let mut listed = Listed::default();
+        for Missing { entry, through, .. } in &missing {
+            listed.count += through.0.saturating_sub(entry.0) + 1;
+            match entry == through {
+                true => _ = listed.entries.insert(*entry),
+                false => listed.stretches.push(*entry..=*through),
+            }
+        }
+        *self.listed.lock() = listed;
+        Ok(missing.into_iter().collect())
     }
 
-    /// Lists what only another still knew of; again and again, when asked again.
-    pub fn list_known_to(&self, who: &str, missing: &[Missing]) -> io::Result<()> {
+    /// Lists what only another still knew of. The same list is written once, however often it is asked for.
+    pub fn list(&self, missing: &[Missing]) -> io::Result<()> {
         let lines: String = missing.iter().map(Missing::line).collect();
-        let first = missing.first().map_or(0, |missing| missing.entry.0);
-        write(&self.review, &format!("{LIST}{who}-{first}.tsv"), &lines)?;
+        write(&self.review, &format!("{LIST}{:08x}.tsv", crc32c::crc32c(lines.as_bytes())), &lines)?;
         self.lists().map(drop)
     }
 
@@ -87,7 +107,8 @@ impl Damage {
 
     /// Whether the log lost it, and all that is known of it is in a list.
     pub fn is_listed(&self, entry: EntryId) -> bool {
-        self.listed.lock().contains(&entry)
+        let listed = self.listed.lock();
+        listed.entries.contains(&entry) || listed.stretches.iter().any(|stretch| stretch.contains(&entry))
     }
 
     /// It was freed: another copy is there.
@@ -96,31 +117,50 @@ impl Damage {
     }
 
     pub fn count(&self) -> u64 {
-        (self.known.lock().len() + self.listed.lock().len()) as u64
+        self.known.lock().len() as u64 + self.listed.lock().count
     }
 }
 
-/// An acknowledged object that nothing here holds any more.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An acknowledged object that nothing here holds any more; or several side by side, of which only the numbers are known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Missing {
     pub entry: EntryId,
+    /// The last of them.
+    pub through: EntryId,
+    /// Empty where nothing but the number is known.
     pub sop_instance_uid: String,
     pub data_set_sha256: String,
 }
 
 impl Missing {
+    fn is_named(&self) -> bool {
+        !self.sop_instance_uid.is_empty()
+    }
+
+    pub fn is_of(&self, state: &EntryState) -> bool {
+        self.sop_instance_uid == state.sop_instance_uid.as_str()
+            && self.data_set_sha256 == state.data_set_sha256.to_string()
+    }
+
     fn line(&self) -> String {
-        let Missing { entry, sop_instance_uid, data_set_sha256 } = self;
-        format!("{entry}\t{sop_instance_uid}\t{data_set_sha256}\t\n")
+        let Missing { entry, through, sop_instance_uid, data_set_sha256 } = self;
+        match through == entry {
+            true => format!("{entry}\t{sop_instance_uid}\t{data_set_sha256}\t\n"),
+            false => format!("{entry}{TO}{through}\t{sop_instance_uid}\t{data_set_sha256}\t\n"),
+        }
     }
 
     fn of_line(line: &str) -> Missing {
         let mut words = line.split('\t');
-        let mut word = || words.next().unwrap_or_default().to_owned();
+        let mut word = || words.next().unwrap_or_default();
+        let numbers = word();
+        let (first, last) = numbers.split_once(TO).unwrap_or((numbers, numbers));
+        let number = |text: &str| EntryId(text.trim().parse().unwrap_or(0));
         Missing {
-            entry: EntryId(word().parse().unwrap_or(0)),
-            sop_instance_uid: word(),
-            data_set_sha256: word(),
+            entry: number(first),
+            through: number(last),
+            sop_instance_uid: word().to_owned(),
+            data_set_sha256: word().to_owned(),
         }
     }
 }
@@ -163,33 +203,39 @@ fn write(review: &Path, name: &str, lines: &str) -> io::Result<()> {
 /// which are those of entries where they were objects as they first came, and not copies.
 #[derive(Debug, Default)]
 pub struct Unreadable {
-    numbers: BTreeSet<u64>,
-    /// Those for which there was no room, a stretch a line: whether one of them is there after all is not followed.
-    beyond: Vec<RangeInclusive<u64>>,
+    /// The last number of each stretch by its first.
+    stretches: BTreeMap<u64, u64>,
     /// The list's name, once there is one.
     list: Option<String>,
     has_changed: bool,
 }
 
 impl Unreadable {
+    /// Beyond those noted before.
     pub fn note(&mut self, numbers: RangeInclusive<u64>) {
-        let room = MOST.saturating_sub(self.numbers.len()) as u64;
-        let (first, last) = (*numbers.start(), *numbers.end());
-        self.numbers.extend(numbers.take(room as usize));
-        if last - first >= room {
-            self.beyond.push(first + room..=last);
-        }
+        self.stretches.insert(*numbers.start(), *numbers.end());
         self.has_changed = true;
     }
 
     /// Nothing is missing of this entry after all.
     pub fn forget(&mut self, entry: EntryId) {
-        self.has_changed |= self.numbers.remove(&entry.0);
+        let EntryId(number) = entry;
+        let Some((&first, &last)) = self.stretches.range(..=number).next_back() else { return };
+        if number > last {
+            return;
+        }
+        self.stretches.remove(&first);
+        if first < number {
+            self.stretches.insert(first, number - 1);
+        }
+        if number < last {
+            self.stretches.insert(number + 1, last);
+        }
+        self.has_changed = true;
     }
 
     pub fn count(&self) -> u64 {
-        let beyond = self.beyond.iter().map(|numbers| numbers.end() - numbers.start() + 1);
-        self.numbers.len() as u64 + beyond.sum::<u64>()
+        self.stretches.iter().map(|(first, last)| last - first + 1).sum()
     }
 
     /// Brings the list in `review/` up to date.
@@ -198,10 +244,13 @@ impl Unreadable {
             return Ok(());
         }
         let name = self.list.get_or_insert_with(new_list);
-        let mut lines: String = self.numbers.iter().map(|number| format!("{number}\t\t\t\n")).collect();
-        lines.extend(
-            self.beyond.iter().map(|beyond| format!("{} to {}\t\t\t\n", beyond.start(), beyond.end())),
-        );
+        let missing = |(first, last): (&u64, &u64)| Missing {
+            entry: EntryId(*first),
+            through: EntryId(*last),
+            sop_instance_uid: String::new(),
+            data_set_sha256: String::new(),
+        };
+        let lines: String = self.stretches.iter().map(|stretch| missing(stretch).line()).collect();
         write(review, name, &lines)
     }
 }
@@ -211,15 +260,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_more_than_are_counted_one_by_one_none_is_left_out() {
+    fn what_can_not_be_read_is_counted_and_known_but_for_what_is_there_after_all() {
         let review = tempfile::tempdir().unwrap();
-        let (mut unreadable, most) = (Unreadable::default(), MOST as u64);
-        unreadable.note(11..=most);
-        unreadable.note(most + 1..=most + 60);
-        assert_eq!(unreadable.count(), most + 50);
+        let mut unreadable = Unreadable::default();
+        unreadable.note(11..=20);
+        unreadable.note(30..=30);
+        for found in [15, 11, 20, 29, 30] {
+            unreadable.forget(EntryId(found));
+        }
+        assert_eq!(unreadable.count(), 7);
         unreadable.save(review.path()).unwrap();
-        let list = std::fs::read_dir(review.path()).unwrap().next().unwrap().unwrap().path();
-        let text = std::fs::read_to_string(list).unwrap();
-        assert_eq!(text.lines().last().unwrap().trim(), format!("{} to {}", most + 11, most + 60));
+        let damage = Damage::open(review.path(), &[]).unwrap();
+        assert_eq!(damage.count(), 7);
+        let listed: Vec<u64> = (0..40).filter(|number| damage.is_listed(EntryId(*number))).collect();
+        assert_eq!(listed, [12, 13, 14, 16, 17, 18, 19]);
+        assert_eq!(damage.lists().unwrap().len(), 2, "a line for a stretch");
+    }
+
+    #[test]
+    fn who_names_an_object_takes_the_place_of_its_bare_number_and_a_list_is_never_written_over() {
+        let review = tempfile::tempdir().unwrap();
+        let mut unreadable = Unreadable::default();
+        unreadable.note(5..=5);
+        unreadable.save(review.path()).unwrap();
+        let damage = Damage::open(review.path(), &[]).unwrap();
+        let named = |uid: &str| Missing {
+            entry: EntryId(5),
+            through: EntryId(5),
+            sop_instance_uid: uid.into(),
+            data_set_sha256: "00".into(),
+        };
+        for uid in ["1.2", "1.2", "1.3"] {
+            damage.list(&[named(uid)]).unwrap();
+        }
+        assert_eq!(damage.lists().unwrap(), [named("1.2"), named("1.3")]);
     }
 }

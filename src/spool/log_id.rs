@@ -18,8 +18,6 @@ pub struct LogId {
 }
 
 pub const LENGTH: usize = 7;
-/// With its checksum, as a file of its own has it.
-pub const FILE_LENGTH: usize = LENGTH + 4;
 /// In the folder of segments. Each segment has it too.
 const FILE: &str = "log-id";
 
@@ -39,15 +37,6 @@ impl LogId {
         LogId { tag: [a, b, c], seed: u32::from_le_bytes([d, e, f, g]) }
     }
 
-    /// As its file has it.
-    pub fn in_file(self) -> [u8; FILE_LENGTH] {
-        let mut bytes = [0; FILE_LENGTH];
-        let (id, checksum) = bytes.split_at_mut(LENGTH);
-        id.copy_from_slice(&self.encode());
-        checksum.copy_from_slice(&crc32c::crc32c(id).to_le_bytes());
-        bytes
-    }
-
     /// CRC-32C of a header, as only this log has it.
     pub fn checksum(self, header: &[u8]) -> u32 {
         crc32c::crc32c_append(self.seed, header)
@@ -65,9 +54,10 @@ impl LogId {
 
     /// Durable when it returns.
     pub fn write(self, folder: &Path) -> io::Result<()> {
+        let id = self.encode();
         let unfinished = folder.join(format!("{FILE}.new"));
         let mut file = File::create(&unfinished)?;
-        file.write_all(&self.in_file())?;
+        file.write_all(&[&id[..], &crc32c::crc32c(&id).to_le_bytes()].concat())?;
         failpoint::sync("log_id", || file.sync_all())?;
         std::fs::rename(&unfinished, folder.join(FILE))?;
         failpoint::sync("log_id", || File::open(folder)?.sync_all())

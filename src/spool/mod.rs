@@ -441,12 +441,15 @@ impl Spool {
         self.blocking(|shared| shared.listed()).await
     }
 
-    /// Of what counts as held elsewhere, that of which the queue knows nothing.
+    /// Of what counts as held elsewhere, that of which the queue knows nothing. After a loss its number may be another
+    /// object's.
     pub async fn unknown(&self, held: Vec<Missing>) -> Result<Vec<Missing>, SpoolError> {
         self.blocking(move |shared| {
+            // A follower may know of an object before the queue does.
+            shared.catch_up()?;
             let mut unknown = Vec::new();
             for missing in held {
-                if shared.queue.state(missing.entry)?.is_none() {
+                if !shared.queue.state(missing.entry)?.is_some_and(|state| missing.is_of(&state)) {
                     unknown.push(missing);
                 }
             }
@@ -476,6 +479,11 @@ impl Spool {
     /// What recovery found when the spool was opened.
     pub fn recovery(&self) -> &Report {
         &self.threads.report
+    }
+
+    /// Where the log ended when the spool was opened.
+    pub fn end_at_start(&self) -> LogPosition {
+        self.threads.end
     }
 
     /// Syncs, checkpoints, and ends the spool's threads. Blocks; further calls answer that it is

@@ -51,6 +51,7 @@ const BURST: u32 = 4;
 /// The spool's threads, until it is closed.
 pub struct Threads {
     pub report: Report,
+    pub end: LogPosition,
     joined: Mutex<Option<[JoinHandle<()>; 5]>>,
 }
 
@@ -178,7 +179,7 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
     ];
     shared.wake_maintenance();
     shared.wake_comparer();
-    Ok(Spool { shared, threads: Arc::new(Threads { report, joined: Mutex::new(Some(threads)) }) })
+    Ok(Spool { shared, threads: Arc::new(Threads { report, end, joined: Mutex::new(Some(threads)) }) })
 }
 
 impl Threads {

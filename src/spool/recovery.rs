@@ -86,7 +86,9 @@ fn try_recover(segments: &Segments, folders: &Folders, is_rebuild: bool) -> Resu
     let tried = catch_unwind(AssertUnwindSafe(|| {
         let mut report = Report { rebuilt: is_rebuild, ..Report::default() };
         let queue = open_queue(segments, folders, &mut report)?;
-        if report.rebuilt {
+        // One of which nothing is on the disk yet was made anew by a start that did not get far.
+        let is_new = queue.position()?.0 == 0 && segments.oldest().is_some();
+        if report.rebuilt || is_new {
             queue.set_asks_rows(true)?;
         }
         report.asks_rows = queue.asks_rows()?;

@@ -15,7 +15,7 @@ use super::projection::{self, Published};
 use super::queue::Queue;
 use super::record::{HEADER_LENGTH, Payload, RecordHeader};
 use super::recovery::{Folders, Report, at, remove_files};
-use super::rescued;
+use super::rescued::Unread;
 use super::scan::{self, Found, Record};
 use super::segment::{FIRST_RECORD, Segment, Segments};
 use super::state::Place;
@@ -41,6 +41,7 @@ pub fn replay(
         acked_through: 0,
         doubtful_from: None,
         read_until: 0,
+        unread_end: None,
         end: None,
     };
     let start = queue.position()?;
@@ -77,12 +78,21 @@ enum Replayed {
 }
 
 impl Replayed {
-    fn place_and_sequence(&self) -> (Place, u64) {
+    fn place(&self) -> Place {
         match self {
             Replayed::Intact(published) | Replayed::Missing(published) | Replayed::Damaged(published) => {
-                (published.place, published.sequence)
+                published.place
             }
-            Replayed::Unreadable(numbers, torn) => (torn.place, *numbers.start()),
+            Replayed::Unreadable(_, torn) => torn.place,
+        }
+    }
+
+    fn first_number(&self) -> u64 {
+        match self {
+            Replayed::Intact(published) | Replayed::Missing(published) | Replayed::Damaged(published) => {
+                published.sequence
+            }
+            Replayed::Unreadable(numbers, _) => *numbers.start(),
         }
     }
 
@@ -129,6 +139,8 @@ struct Replay<'a> {
     doubtful_from: Option<u64>,
     /// Where the last record that can be read ends in its segment.
     read_until: u64,
+    /// What stands behind the end instead of records that could not be read.
+    unread_end: Option<Torn>,
     end: Option<(Arc<Segment>, u64)>,
 }
 
@@ -352,12 +364,15 @@ impl Replay<'_> {
 
     fn finish(mut self, segments: &Segments) -> Result<Option<Head>, SpoolError> {
         self.apply_settled()?;
-        let rescued = self.heed_rescued(segments)?;
+        let settled_through = self.pending.first().map_or(self.sequence, |open| open.first_number() - 1);
+        let unread = self.heed_unread(segments)?;
         let left = self.leave_torn(segments)?;
         self.apply(left)?;
-        if let Some(rescued) = rescued {
-            self.report.settled_through = self.report.settled_through.min(rescued.settled_through);
-            rescued.clear()?;
+        if let Some(unread) = unread {
+            self.report.settled_through = self.report.settled_through.min(settled_through);
+            unread.clear().map_err(at(&self.folders.review))?;
+            torn::take_out(segments, self.unread_end.as_slice(), self.acked_through)?;
+            segments.forget_unread_mark().map_err(at(&self.folders.review))?;
         }
         self.report.listed = self.unreadable.count();
         // What took the place of a damaged one freed it.
@@ -367,7 +382,9 @@ impl Replay<'_> {
             }
         }
         let Some((segment, mut offset)) = self.end.take() else { return Ok(None) };
-        if self.doubtful_from.is_some_and(|from| from > 0) {
+        if let Some(unread_end) = &self.unread_end {
+            offset += unread_end.length;
+        } else if self.doubtful_from.is_some_and(|from| from > 0) {
             // A torn tail: written, and above the mark never answered. Kept for a person; the log
             // goes on behind it.
             tracing::warn!(offset, "the log ends in a torn record; set aside");
@@ -377,63 +394,43 @@ impl Replay<'_> {
     }
 }
 
-/// Sectors at the end of the log that a failing disk could not read.
-struct Rescued {
-    /// Up to this number nothing of theirs is missing.
-    settled_through: u64,
-    sectors: Vec<(Arc<Segment>, Vec<u64>)>,
-}
-
-impl Rescued {
-    fn clear(&self) -> Result<(), SpoolError> {
-        let clear = |(segment, sectors): &(Arc<Segment>, Vec<u64>)| {
-            rescued::clear(segment, sectors).map_err(at(&segment.path))
-        };
-        self.sectors.iter().try_for_each(clear)
-    }
-}
-
 impl Replay<'_> {
     /// Where a failing disk could not be read, nothing tells a torn write from what was answered: all that is open counts
     /// as answered, and as many records more as may have stood there.
-    fn heed_rescued(&mut self, segments: &Segments) -> Result<Option<Rescued>, SpoolError> {
-        let Some((last, end)) = self.end.clone() else { return Ok(None) };
-        let open = self.pending.first().map(Replayed::place_and_sequence);
-        let (begin, sequence) =
-            open.unwrap_or((Place { generation: last.generation, offset: end as u32 }, self.sequence + 1));
-        let mut sectors = Vec::new();
-        for segment in segments.from(begin.generation) {
-            let from = if segment.generation == begin.generation { u64::from(begin.offset) } else { 0 };
-            let found =
-                rescued::sectors(&Forgiving::of(&segment.file), &segment, from).map_err(at(&segment.path))?;
-            if !found.is_empty() {
-                sectors.push((segment, found));
+    fn heed_unread(&mut self, segments: &Segments) -> Result<Option<Unread>, SpoolError> {
+        let Some(mark) = segments.unread_mark() else { return Ok(None) };
+        let end =
+            self.end.as_ref().map(|(last, end)| Place { generation: last.generation, offset: *end as u32 });
+        let begin = self.pending.first().map(Replayed::place).or(end);
+        let live = begin.map(|begin| segments.from(begin.generation)).unwrap_or_default();
+        let offset = |place: Option<Place>| place.map_or(0, |place| u64::from(place.offset));
+        let unread = Unread::find(mark, &live, offset(begin), offset(end), segments.nameless());
+        let unread = unread.map_err(at(&self.folders.review))?;
+        if unread.is_any() {
+            tracing::error!(
+                "a failing disk could not read the end of the log: what came last may be missing"
+            );
+            self.count_as_answered(unread.most_records());
+        }
+        self.apply_settled()?;
+        Ok(Some(unread))
+    }
+
+    /// What is open, and so many records behind the end of which nothing can be read. Their numbers are not given again.
+    fn count_as_answered(&mut self, unread: u64) {
+        let numbers = self.sequence + 1..=self.sequence + unread;
+        match &self.end {
+            _ if unread == 0 => {}
+            Some((last, end)) => {
+                let place = Place { generation: last.generation, offset: *end as u32 };
+                let torn = Torn { place, length: last.size - end, sequence: *numbers.end() };
+                self.unread_end = Some(torn);
+                self.sequence = *numbers.end();
+                self.pending.push(Replayed::Unreadable(numbers, torn));
             }
-        }
-        if sectors.is_empty() {
-            return Ok(None);
-        }
-        tracing::error!(
-            "a failing disk could not read the end of the log: what was acknowledged last may be missing"
-        );
-        let at_end = sectors.iter().filter(|(segment, _)| segment.generation == last.generation);
-        let behind =
-            at_end.flat_map(|(_, places)| places).filter(|place| **place + rescued::SECTOR as u64 > end);
-        // No more records were there than fit.
-        let most = (behind.count() * rescued::SECTOR).div_ceil(HEADER_LENGTH) as u64;
-        if most > 0 {
-            let torn = Torn {
-                place: Place { generation: last.generation, offset: end as u32 },
-                length: last.size - end,
-                sequence: self.sequence + most,
-            };
-            self.doubtful_from.get_or_insert(end);
-            self.pending.push(Replayed::Unreadable(self.sequence + 1..=self.sequence + most, torn));
-            self.sequence += most;
+            None => self.unreadable.note(numbers),
         }
         self.acked_through = self.sequence;
-        self.apply_settled()?;
-        Ok(Some(Rescued { settled_through: sequence - 1, sectors }))
     }
 
     /// Of what is pending that which counts. The rest is above the mark, where nobody was answered: torn writes, which

@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::disk_view::{self, Aligned};
 use super::log_id::LogId;
+use super::rescued::{Mark, Nameless};
 use super::segment_head::{self, LastUse, in_file_at};
 use crate::failpoint;
 
@@ -83,6 +84,8 @@ pub struct Segments {
     /// No spare is being filled any more.
     filled: Condvar,
     next_slot: Mutex<u64>,
+    unread_mark: Option<Mark>,
+    nameless: Vec<Nameless>,
 }
 
 impl Segments {
@@ -91,12 +94,18 @@ impl Segments {
         std::fs::create_dir_all(dir)?;
         let files = open_files(dir)?;
         let log = segment_head::find_log_id(dir, &files)?;
+        let unread_mark = Mark::read(dir)?;
         let (mut live, mut spares, mut next_slot) = (BTreeMap::new(), Spares::default(), 0);
+        let mut nameless = Vec::new();
         for (path, file) in files {
             next_slot = next_slot.max(slot_of(&path).unwrap_or(0) + 1);
             let size = file.metadata()?.len();
             let generation = match segment_head::last_use(&path, &file, log).map_err(in_file_at(&path))? {
                 LastUse::Generation(generation) => generation,
+                LastUse::Never if unread_mark.as_ref().is_some_and(|mark| mark.covers_head(&file)) => {
+                    nameless.push(Nameless { path, file });
+                    continue;
+                }
                 // Left as it is until it is needed: it may be a segment whose beginning is damaged.
                 LastUse::Never => {
                     spares.queue.push_back(Spare { path, file, size, filled: size });
@@ -120,7 +129,23 @@ impl Segments {
             spares: Mutex::new(spares),
             filled: Condvar::new(),
             next_slot: Mutex::new(next_slot),
+            unread_mark,
+            nameless,
         })
+    }
+
+    /// Set where a person brought back what a failing disk could still read.
+    pub fn unread_mark(&self) -> Option<&Mark> {
+        self.unread_mark.as_ref()
+    }
+
+    /// Files that may have been segments, and that nothing of the log is in. They are left alone until the next start.
+    pub fn nameless(&self) -> &[Nameless] {
+        &self.nameless
+    }
+
+    pub fn forget_unread_mark(&self) -> io::Result<()> {
+        self.unread_mark.as_ref().map_or(Ok(()), Mark::forget)
     }
 
     pub fn get(&self, generation: u32) -> Option<Arc<Segment>> {

@@ -31,7 +31,7 @@ pub fn encode(generation: u32, log: LogId) -> [u8; PAGE as usize] {
 /// version; a new one gets one.
 pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId> {
     let in_file = LogId::read(dir);
-    let (mut is_old, mut met_unreadable) = (false, false);
+    let (mut is_old, mut unreadable) = (false, None);
     for (path, file) in segments {
         let disk = DiskView::of_head(file, path).map_err(in_file_at(path))?;
         let (source, mut begin) = (Forgiving::of(&disk), [0; LENGTH]);
@@ -39,7 +39,9 @@ pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
             read => read.map_err(in_file_at(path))?,
         }
-        met_unreadable |= source.met_unreadable();
+        if source.met_unreadable() {
+            unreadable = Some(path);
+        }
         let (head, rest) = begin.split_at(16);
         if let Some((id, checksum)) = rest.split_first_chunk()
             && crc32c::crc32c(id).to_le_bytes() == *checksum
@@ -59,8 +61,8 @@ pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId
         return Ok(id);
     }
     // With another one, nothing in the log would count as its record any more.
-    if met_unreadable {
-        return Err(untold());
+    if let Some(path) = unreadable {
+        return Err(unnamed(path));
     }
     match told_by_records(segments)? {
         Told::Nothing => {
@@ -93,7 +95,7 @@ fn told_by_records(segments: &[(PathBuf, File)]) -> io::Result<Told> {
             return Ok(Told::Old);
         }
         if records.met_unreadable() {
-            return Err(untold());
+            return Err(unnamed(path));
         }
         if scan::looks_used(&disk, size).map_err(in_file_at(path))? {
             told = Told::Another;
@@ -139,6 +141,14 @@ pub fn last_use(path: &Path, file: &File, log: LogId) -> io::Result<LastUse> {
 /// An error with the name of the file that it is about.
 pub fn in_file_at(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn unnamed(path: &Path) -> io::Error {
+    io::Error::other(format!(
+        "{}: the disk can't read of which log it is a part, and neither the file log-id nor another segment tells. Put \
+         log-id back from a backup, or try again; if it is lost for good, docs/operations.md says what can be done",
+        path.display()
+    ))
 }
 
 fn nameless(dir: &Path) -> io::Error {

@@ -249,7 +249,7 @@ impl Shared {
     }
 
     /// Waits until the projection has applied all that is durable. Blocks.
-    fn catch_up(&self) -> Result<(), SpoolError> {
+    pub fn catch_up(&self) -> Result<(), SpoolError> {
         let durable = *self.durable.borrow();
         let _ = self.hurry.try_send(());
         while *self.applied.borrow() < durable {
@@ -317,7 +317,7 @@ impl Shared {
     }
 
     pub fn list_missing(&self, missing: &[Missing]) -> Result<(), SpoolError> {
-        let listed = self.damage.list_known_to("index", missing);
+        let listed = self.damage.list(missing);
         listed.map_err(|source| SpoolError::from_io(self.options.dir.join("review"), source))
     }
 

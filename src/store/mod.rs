@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{Any, AnyPool, ConnectOptions, Transaction};
 use thiserror::Error;
+use tokio::sync::Notify;
 
 pub mod dialect;
 pub mod keys;
@@ -43,6 +44,8 @@ struct Inner {
     /// For connections that look through it.
     look_with: Option<AnyConnectOptions>,
     damage: Mutex<Option<String>>,
+    /// Something was decided and stands in the write-ahead log only.
+    unfolded: Notify,
 }
 
 #[derive(Debug, Error)]
@@ -132,8 +135,9 @@ impl Store {
         let readers = max_connections.clamp(1, 4);
         let reader =
             pool(Dialect::Sqlite, readers, dialect::SQLITE_READER_PRAGMAS).connect_lazy_with(options.clone());
-        let (look_with, damage) = (Some(options), Mutex::default());
-        let inner = Inner { dialect: Dialect::Sqlite, writer, reader, file: Some(file), look_with, damage };
+        let (look_with, damage, unfolded) = (Some(options), Mutex::default(), Notify::new());
+        let inner =
+            Inner { dialect: Dialect::Sqlite, writer, reader, file: Some(file), look_with, damage, unfolded };
         Ok(Store { inner: Arc::new(inner) })
     }
 
@@ -147,8 +151,16 @@ impl Store {
         }
         // The indexer keeps one connection busy; with a single one it would starve searches.
         let pool = pool(Dialect::Postgres, max_connections.max(2), "").connect_lazy_with(options);
-        let (writer, reader, damage) = (pool.clone(), pool, Mutex::default());
-        let inner = Inner { dialect: Dialect::Postgres, writer, reader, file: None, look_with: None, damage };
+        let (writer, reader, damage, unfolded) = (pool.clone(), pool, Mutex::default(), Notify::new());
+        let inner = Inner {
+            dialect: Dialect::Postgres,
+            writer,
+            reader,
+            file: None,
+            look_with: None,
+            damage,
+            unfolded,
+        };
         Ok(Store { inner: Arc::new(inner) })
     }
 

@@ -5,11 +5,18 @@ use std::time::Duration;
 
 use sqlx::any::AnyConnectOptions;
 use sqlx::{Any, ConnectOptions, Connection, Row, Transaction};
+use tokio::time::Instant;
 
 use super::{Dialect, Store, StoreError};
 
 /// Between two looks.
 const ROUND: Duration = Duration::from_secs(24 * 3600);
+/// How long who decides something waits for readers of what was before.
+const PATIENCE: &str = "PRAGMA busy_timeout = 500";
+/// As `SQLITE_WRITER_PRAGMAS` has it.
+const USUAL_PATIENCE: &str = "PRAGMA busy_timeout = 5000";
+/// Between two tries to fold what they were in the way of.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 impl Store {
     /// What was found to be wrong with the database's file.
@@ -17,7 +24,7 @@ impl Store {
         self.inner.damage.lock().clone()
     }
 
-    /// Looks through the file now and once a day, for ever.
+    /// Looks through the file now and once a day, and folds in what could not be folded at once; for ever.
     pub async fn watch(&self) {
         let Some(options) = &self.inner.look_with else { return };
         loop {
@@ -27,7 +34,12 @@ impl Store {
                     tracing::warn!(%error, "the database could not be looked through; tomorrow again")
                 }
             }
-            tokio::time::sleep(ROUND).await;
+            let tomorrow = Instant::now() + ROUND;
+            while tokio::time::timeout_at(tomorrow, self.inner.unfolded.notified()).await.is_ok() {
+                while !self.fold().await {
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+            }
         }
     }
 
@@ -35,23 +47,40 @@ impl Store {
         if let Some(damage) = &found {
             tracing::error!(
                 damage,
-                "the database is damaged; see \"The database is damaged\" in docs/operations.md"
+                "the database is damaged; see \"When the disk fails\" in docs/operations.md"
             );
         }
         *self.inner.damage.lock() = found;
     }
 
-    /// Commits what people decided (who may come in, where to send), and has it in the database's file itself when it
-    /// returns: what a lost page of the write-ahead log takes along, the log of objects does not bring back.
+    /// Commits what people decided (who may come in, where to send), and has it in the database's file itself, at once or
+    /// as soon as nobody reads what was before: what a lost page of the write-ahead log takes along, the log of objects
+    /// does not bring back.
     pub async fn commit_for_good(&self, transaction: Transaction<'static, Any>) -> Result<(), StoreError> {
         transaction.commit().await?;
-        if self.inner.dialect == Dialect::Sqlite {
-            let folded = sqlx::query("PRAGMA wal_checkpoint(FULL)").execute(&self.inner.writer).await;
-            if let Err(error) = folded {
-                tracing::warn!(%error, "SQLite's write-ahead log can't be folded into the database now");
-            }
+        if self.inner.dialect == Dialect::Sqlite && !self.fold().await {
+            self.inner.unfolded.notify_one();
         }
         Ok(())
+    }
+
+    /// Folds SQLite's write-ahead log into the database and empties it; whether nobody was in the way.
+    async fn fold(&self) -> bool {
+        let folded = async {
+            let mut writer = self.inner.writer.acquire().await?;
+            sqlx::query(PATIENCE).execute(&mut *writer).await?;
+            let folded = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *writer).await;
+            sqlx::query(USUAL_PATIENCE).execute(&mut *writer).await?;
+            // 1: somebody still reads what was before.
+            folded?.try_get::<i64, _>(0)
+        };
+        match folded.await {
+            Ok(busy) => busy == 0,
+            Err(error) => {
+                tracing::warn!(%error, "SQLite's write-ahead log can't be folded into the database now");
+                false
+            }
+        }
     }
 }
 
@@ -99,5 +128,37 @@ mod tests {
             std::fs::write(&file, bytes).unwrap();
             assert!(look_through(&options).await.unwrap().is_some(), "page {page}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_people_decide_is_folded_in_at_once_or_when_nobody_reads_what_was_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("relaypacs.db");
+        let store = Store::open(&sqlite_url(&file), None, 2).await.unwrap();
+        store.migrate_up().await.unwrap();
+        let unfolded = || std::fs::metadata(dir.path().join("relaypacs.db-wal")).unwrap().len() > 0;
+        let pause = async |name: &'static str| {
+            let mut transaction = store.begin_write().await.unwrap();
+            let sql = "INSERT INTO paused_destinations (name, paused_at) VALUES ($1, 0)";
+            sqlx::query(sql).bind(name).execute(&mut *transaction).await.unwrap();
+            store.commit_for_good(transaction).await.unwrap();
+        };
+        pause("a").await;
+        assert!(!unfolded());
+        let mut reads = store.reader().begin().await.unwrap();
+        sqlx::query("SELECT name FROM paused_destinations").fetch_all(&mut *reads).await.unwrap();
+        pause("b").await;
+        assert!(unfolded(), "somebody reads what was before");
+        let watch = tokio::spawn({
+            let store = store.clone();
+            async move { store.watch().await }
+        });
+        reads.rollback().await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while unfolded() {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        watch.abort();
     }
 }

@@ -11,7 +11,7 @@ use poem::http::{Method, StatusCode, header};
 use super::accept::{self, Offer};
 use super::metadata::{scan_limits, syntax_of};
 use super::multipart::Framing;
-use super::resource::{ReadError, Resource, sound};
+use super::resource::{ReadError, Resource, same, sound};
 use crate::dicom::tokens::{ByteOrder, Element, Event, Sink, Tokenizer, is_pixel_data};
 use crate::dicom::transfer_syntax::Encoding;
 use crate::http::body::{BodySink, streamed};
@@ -35,8 +35,7 @@ pub async fn retrieve(call: Call) -> Result<Response, ApiError> {
     let located = survey.first.rows.first().ok_or_else(ApiError::not_found)?;
     sound(&call.state.spool, located)?;
     let syntax = syntax_of(located);
-    let opened = call.state.spool.open(located.entry, CheckBy::Crc32c).await;
-    let object = opened.map_err(|error| ReadError::from(error).answer(located.entry))?;
+    let object = same(call.state.spool.open(located.entry, CheckBy::Crc32c).await, located)?;
     let mut extraction = Extraction {
         at: u64::from(object.entry.prefix_length),
         object,

@@ -15,7 +15,7 @@ use poem::{Body, Response};
 use super::accept::{self, DICOM_JSON, DICOM_XML_PARTS, JSON};
 use super::metadata_memory::{MetadataMemory, SHORT};
 use super::multipart::Framing;
-use super::resource::{ReadError, Resource, Survey, begun, partial_content};
+use super::resource::{ReadError, Resource, Survey, begun, partial_content, same};
 use crate::dicom::metadata::MetadataReader;
 use crate::dicom::transfer_syntax::{self, Encoding};
 use crate::dicom::{Dataset, ScanLimits, TransferSyntax, json, xml};
@@ -225,11 +225,7 @@ async fn convert(
     let entry = located.entry;
     let uri = format!("{}/bulkdata", located.url(&state.dicomweb_url()));
     let reader = MetadataReader::new(&syntax_of(&located), scan_limits(state), &uri).within(most);
-    let object = state
-        .spool
-        .open(entry, CheckBy::Crc32c)
-        .await
-        .map_err(|error| ReadError::from(error).answer(entry))?;
+    let object = same(state.spool.open(entry, CheckBy::Crc32c).await, &located)?;
     let converted = tokio::task::spawn_blocking(move || {
         let reader = read(&object, reader)?;
         let cost = reader.cost();

@@ -14,7 +14,7 @@ use crate::http::error::ApiError;
 use crate::http::router::Call;
 use crate::http::state::HttpState;
 use crate::index::{Index, Located, Scope};
-use crate::spool::{EntryId, Spool, SpoolError};
+use crate::spool::{EntryId, ObjectReader, Spool, SpoolError};
 
 /// Rows of the index held at once.
 const PAGE: usize = 500;
@@ -179,6 +179,16 @@ pub fn sound(spool: &Spool, located: &Located) -> Result<(), ApiError> {
     }
     let detail = "its bytes are not those that were received".to_owned();
     Err(ReadError::Spool(SpoolError::Damaged { id: located.entry, detail }).answer(located.entry))
+}
+
+/// What was opened as `located`. After a loss the index may still have a number for an object that now is another's.
+pub fn same(opened: Result<ObjectReader, SpoolError>, located: &Located) -> Result<ObjectReader, ApiError> {
+    let opened =
+        opened.and_then(|object| match object.entry.key.sop_instance_uid == located.key.sop_instance_uid {
+            true => Ok(object),
+            false => Err(SpoolError::Unknown(located.entry)),
+        });
+    opened.map_err(|error| ReadError::from(error).answer(located.entry))
 }
 
 /// Items of which the first is there before the status is answered: an object may have been freed since the index was

@@ -11,7 +11,7 @@ use poem::{Body, Response};
 use super::accept;
 use super::multipart::Framing;
 use super::range::{self, ByteRange};
-use super::resource::{ReadError, Resource, Survey, begun, partial_content, sound};
+use super::resource::{ReadError, Resource, Survey, begun, partial_content, same, sound};
 use super::syntaxes::{DicomAccept, Syntaxes};
 use crate::http::body::{BodySink, ClientGone, streamed};
 use crate::http::error::ApiError;
@@ -75,10 +75,8 @@ async fn multipart(
     let open = move |located: Located| {
         let spool = spool.clone();
         async move {
-            match spool.load(located.entry, CheckBy::Crc32c).await {
-                Ok(object) => Ok((located, object)),
-                Err(error) => Err(ReadError::from(error).answer(located.entry)),
-            }
+            let object = same(spool.load(located.entry, CheckBy::Crc32c).await, &located)?;
+            Ok((located, object))
         }
     };
     let admits = move |located: &Located| ready(syntaxes.admits(&located.transfer_syntax_uid));
@@ -136,8 +134,7 @@ async fn send_bytes(reader: &ObjectReader, range: ByteRange, sink: &BodySink) ->
 /// The instance alone: with a length, a tag and ranges.
 async fn single(call: &Call, located: &Located) -> Result<Response, ApiError> {
     sound(&call.state.spool, located)?;
-    let opened = call.state.spool.open(located.entry, CheckBy::Crc32c).await;
-    let reader = opened.map_err(|error| ReadError::from(error).answer(located.entry))?;
+    let reader = same(call.state.spool.open(located.entry, CheckBy::Crc32c).await, located)?;
     let length = reader.len();
     let etag = format!("\"{}-{}\"", reader.entry.data_set_sha256, reader.entry.prefix_length);
     let headers = call.request.headers();

@@ -183,7 +183,8 @@ async fn a_resend_of_what_was_freed_before_it_was_looked_at_is_kept_itself() {
 
 /// The entries that `review/` lists.
 async fn missing(spool: &Spool) -> Vec<EntryId> {
-    spool.missing().await.unwrap().iter().map(|missing| missing.entry).collect()
+    let missing = spool.missing().await.unwrap();
+    missing.iter().flat_map(|missing| (missing.entry.0..=missing.through.0).map(EntryId)).collect()
 }
 
 /// One bit of the first record of an object, in its part that begins `into` bytes after its header.

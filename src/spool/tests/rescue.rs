@@ -30,24 +30,29 @@ fn records(bytes: &[u8], log: LogId) -> impl Iterator<Item = (usize, RecordHeade
     std::iter::successors(at(4096), next)
 }
 
-/// As `ddrescue --fill-mode` leaves it with the log's id, from the sector of `from` on.
-fn not_read(bytes: &mut [u8], from: usize, log_id: &[u8]) {
+/// As `ddrescue --fill-mode` leaves it, from the sector of `from` on.
+fn not_read(bench: &Bench, bytes: &mut [u8], from: usize) {
+    let mark = b"sixteen bytes so";
+    std::fs::write(bench.options.dir.join("segments/unread-mark"), mark).unwrap();
     let sectors = from / 512 * 512..from / 512 * 512 + 8 * 512;
-    bytes[sectors].iter_mut().zip(log_id.iter().cycle()).for_each(|(byte, id)| *byte = *id);
+    bytes[sectors].iter_mut().zip(mark.iter().cycle()).for_each(|(byte, mark)| *byte = *mark);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_failing_disk_lost_at_the_end_of_the_log_is_told_of_and_not_taken_for_never_written() {
     let bench = Bench::new();
     let (path, mut bytes, begins) = three_objects(&bench).await;
-    let log_id = std::fs::read(bench.options.dir.join("segments/log-id")).unwrap();
-    not_read(&mut bytes, begins[2], &log_id);
+    not_read(&bench, &mut bytes, begins[2]);
     std::fs::write(&path, &bytes).unwrap();
 
     let spool = bench.open();
     assert!(spool.status().damaged >= 1, "the third");
     assert!(spool.recovery().settled_through < 3, "the index is asked");
     assert_eq!(read(&spool, EntryId(1)).await, content(1, 3000));
+    spool.close();
+    drop(spool);
+    let spool = bench.open();
+    assert_eq!(spool.recovery().set_aside, 0, "it was heeded once");
     let next = store(&spool, "1.2.3.4", content(4, 3000)).await.unwrap();
     assert!(next.id > EntryId(3), "its number is not given again");
     spool.close();
@@ -66,13 +71,31 @@ async fn what_a_failing_disk_lost_at_the_end_of_the_log_is_told_of_and_not_taken
 async fn the_last_object_damaged_by_a_failing_disk_is_not_taken_for_a_torn_one() {
     let bench = Bench::new();
     let (path, mut bytes, begins) = three_objects(&bench).await;
-    let log_id = std::fs::read(bench.options.dir.join("segments/log-id")).unwrap();
-    not_read(&mut bytes, begins[2] + 2000, &log_id);
+    not_read(&bench, &mut bytes, begins[2] + 2000);
     std::fs::write(&path, &bytes).unwrap();
     let spool = bench.open();
     assert_eq!(spool.recovery().lost, [EntryId(3)]);
     let resent = store(&spool, "1.2.3.3", content(3, 3000)).await.unwrap();
     assert_eq!(read(&spool, resent.id).await, content(3, 3000));
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_segment_that_could_not_be_read_is_no_spare_and_what_it_may_have_held_is_told_of() {
+    let bench = Bench::new();
+    let (path, mut bytes, _) = three_objects(&bench).await;
+    for sector in (0..4096 * 8).step_by(4096) {
+        not_read(&bench, &mut bytes, sector);
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let spool = bench.open();
+    assert!(spool.status().damaged >= 3);
+    let next = store(&spool, "1.2.3.4", content(4, 3000)).await.unwrap();
+    spool.close();
+    drop(spool);
+    let spool = bench.open();
+    assert!(spool.status().damaged >= 3);
+    assert_eq!(read(&spool, next.id).await, content(4, 3000));
     spool.close();
 }
 
@@ -123,5 +146,33 @@ async fn records_of_which_nobody_knows_the_log_are_not_written_over() {
     std::fs::write(&log_id, id).unwrap();
     let spool = bench.open();
     assert_eq!(spool.counts().objects, 3);
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_a_start_had_just_begun_anew_is_no_older_one() {
+    let bench = Bench::new();
+    three_objects(&bench).await;
+    drop(queue::Queue::open(&bench.options.dir.join("queue")).unwrap());
+    let spool = bench.open();
+    assert!(spool.recovery().asks_rows, "that start was killed before it had asked");
+    spool.rows_were_asked();
+    spool.close();
+    drop(spool);
+    let spool = bench.open();
+    assert!(!spool.recovery().asks_rows);
+    spool.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_is_not_known_by_a_number_that_is_anothers_now() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    let id = store(&spool, "1.2.3.1", content(1, 3000)).await.unwrap().id;
+    let data_set_sha256 = spool.entry(id).await.unwrap().data_set_sha256.to_string();
+    let held = Missing { entry: id, through: id, sop_instance_uid: "1.2.3.1".into(), data_set_sha256 };
+    let others = Missing { sop_instance_uid: "1.2.3.2".into(), ..held.clone() };
+    let unknown = spool.unknown(vec![held, others.clone()]).await.unwrap();
+    assert_eq!(unknown, [others]);
     spool.close();
 }
