@@ -146,7 +146,10 @@ impl From<IndexError> for ApiError {
 impl From<SpoolError> for ApiError {
     fn from(error: SpoolError) -> Self {
         match error {
-            SpoolError::Freed(_) => Self::freed(),
+            // The index has it as held: freed this moment, or lost and seen to.
+            SpoolError::Freed(_) => {
+                Self::new(StatusCode::GONE, "INSTANCE_GONE", "Its bytes are not held here any more.")
+            }
             SpoolError::Unknown(_) => Self::not_found(),
             other => {
                 tracing::error!(error = %other, "spool failed a retrieve");

@@ -70,7 +70,7 @@ impl Spool {
         // Recovery needs room too: what the reserve takes goes to it where there is none.
         let disk = Disk::open(&options.dir, options.critical_watermark, segments.spare_bytes());
         let disk = io_at(&options.dir, disk)?;
-        let Recovered { queue, head, report } = recovery::recover(&segments, &folders)?;
+        let Recovered { queue, head, seen_until, report } = recovery::recover(&segments, &folders)?;
         let head = match head {
             Some(head) => head,
             None => first_head(&segments, &options)?,
@@ -78,7 +78,7 @@ impl Spool {
         if report.is_eventful() {
             tracing::info!(?report, "spool recovered");
         }
-        start(Parts { options, clock, segments, disk, queue, folders, lock, head, report })
+        start(Parts { options, clock, segments, disk, queue, folders, lock, head, seen_until, report })
     }
 }
 
@@ -91,23 +91,19 @@ struct Parts {
     folders: Folders,
     lock: File,
     head: Head,
+    seen_until: LogPosition,
     report: Report,
 }
 
 fn start(parts: Parts) -> Result<Spool, SpoolError> {
-    let Parts { options, clock, segments, disk, queue, folders, lock, head, report } = parts;
+    let Parts { options, clock, segments, disk, queue, folders, lock, head, seen_until, report } = parts;
     let failed_before = AtomicBool::new(failure::is_remembered(&options.dir));
     let (jobs, job_receiver) = bounded(JOBS);
     let (projector, published) = bounded(PUBLISHED);
     let (maintenance, wake) = bounded(1);
     let (comparer, wake_comparer) = bounded(1);
     let (hurry, hurried) = bounded(1);
-    // Nobody reaches the end of an empty log by following it, so it is where they begin.
-    let is_empty = head.sequence == 1;
-    let end = match is_empty {
-        true => LogPosition::default(),
-        false => LogPosition::at(head.segment.generation, head.offset),
-    };
+    let end = LogPosition::at(head.segment.generation, head.offset);
     let disk = Arc::new(disk);
     let damage = Arc::new(io_at(&folders.review, Damage::open(&folders.review, &report.lost))?);
     let inline_limit = options.inline_limit.min(options.segment_size / 4);
@@ -123,8 +119,9 @@ fn start(parts: Parts) -> Result<Spool, SpoolError> {
         recent: Recent::default(),
         room,
         jobs,
-        durable: watch::Sender::new(end),
-        applied: watch::Sender::new(end),
+        // Nobody gets farther by following the log: behind it may be nothing, or what a crash tore.
+        durable: watch::Sender::new(seen_until),
+        applied: watch::Sender::new(seen_until),
         failing,
         failed_before,
         policies: RwLock::new(HashMap::new()),

@@ -52,6 +52,8 @@ pub struct Recovered {
     pub queue: Queue,
     /// `None` where there was no log.
     pub head: Option<Head>,
+    /// After the last record that a follower gets to see.
+    pub seen_until: LogPosition,
     pub report: Report,
 }
 
@@ -92,10 +94,10 @@ fn try_recover(segments: &Segments, folders: &Folders, is_rebuild: bool) -> Resu
             queue.set_asks_rows(true)?;
         }
         report.asks_rows = queue.asks_rows()?;
-        let head = replay(segments, &queue, folders, &mut report)?;
+        let (head, seen_until) = replay(segments, &queue, folders, &mut report)?;
         check_places(segments, &queue, &mut report)?;
         check_large_files(&queue, folders, &mut report)?;
-        Ok(Recovered { queue, head, report })
+        Ok(Recovered { queue, head, seen_until, report })
     }));
     tried.unwrap_or_else(|_| Err(QueueError::Io(io::Error::other("sled gave up on its files")).into()))
 }

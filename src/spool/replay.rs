@@ -10,7 +10,7 @@ use super::SpoolError;
 use super::committer::Head;
 use super::damage::{Unreadable, is_unreadable};
 use super::disk_view::{DiskView, Forgiving, ReadAt};
-use super::entry::{EntryId, Fact};
+use super::entry::{EntryId, Fact, LogPosition};
 use super::projection::{self, Published};
 use super::queue::Queue;
 use super::record::{HEADER_LENGTH, Payload, RecordHeader};
@@ -24,13 +24,14 @@ use super::torn::{self, Torn};
 /// Records applied to the projection at once.
 const CHUNK: usize = 1000;
 
-/// Replays what the projection lacks and finds where the log goes on.
+/// Replays what the projection lacks and finds where the log goes on, and how far followers can get until then.
 pub fn replay(
     segments: &Segments,
     queue: &Queue,
     folders: &Folders,
     report: &mut Report,
-) -> Result<Option<Head>, SpoolError> {
+) -> Result<(Option<Head>, LogPosition), SpoolError> {
+    let start = queue.position()?;
     let mut replay = Replay {
         queue,
         folders,
@@ -42,9 +43,9 @@ pub fn replay(
         doubtful_from: None,
         read_until: 0,
         unread_end: None,
+        seen_until: start,
         end: None,
     };
-    let start = queue.position()?;
     let live = segments.from(if start.0 == 0 { 0 } else { start.generation() });
     for segment in live {
         let from = if segment.generation == start.generation() { start.offset() } else { FIRST_RECORD };
@@ -141,6 +142,8 @@ struct Replay<'a> {
     read_until: u64,
     /// What stands behind the end instead of records that could not be read.
     unread_end: Option<Torn>,
+    /// After the last record that a follower gets to see.
+    seen_until: LogPosition,
     end: Option<(Arc<Segment>, u64)>,
 }
 
@@ -323,6 +326,9 @@ impl Replay<'_> {
     fn apply(&mut self, settled: Vec<Replayed>) -> Result<(), SpoolError> {
         let mut records = Vec::new();
         for replayed in settled {
+            if let Replayed::Intact(seen) | Replayed::Missing(seen) | Replayed::Damaged(seen) = &replayed {
+                self.seen_until = self.seen_until.max(seen.after);
+            }
             match replayed {
                 Replayed::Intact(published) | Replayed::Missing(published) => {
                     match &*published.fact {
@@ -362,7 +368,7 @@ impl Replay<'_> {
         Ok(Some(published))
     }
 
-    fn finish(mut self, segments: &Segments) -> Result<Option<Head>, SpoolError> {
+    fn finish(mut self, segments: &Segments) -> Result<(Option<Head>, LogPosition), SpoolError> {
         self.apply_settled()?;
         let settled_through = self.pending.first().map_or(self.sequence, |open| open.first_number() - 1);
         let unread = self.heed_unread(segments)?;
@@ -381,7 +387,8 @@ impl Replay<'_> {
                 self.report.lost.push(id);
             }
         }
-        let Some((segment, mut offset)) = self.end.take() else { return Ok(None) };
+        let seen_until = self.seen_until;
+        let Some((segment, mut offset)) = self.end.take() else { return Ok((None, seen_until)) };
         if let Some(unread_end) = &self.unread_end {
             offset += unread_end.length;
         } else if self.doubtful_from.is_some_and(|from| from > 0) {
@@ -390,7 +397,8 @@ impl Replay<'_> {
             tracing::warn!(offset, "the log ends in a torn record; set aside");
             offset = segment.size;
         }
-        Ok(Some(Head { segment, offset, sequence: self.sequence + 1, acked_through: self.sequence }))
+        let (sequence, acked_through) = (self.sequence + 1, self.sequence);
+        Ok((Some(Head { segment, offset, sequence, acked_through }), seen_until))
     }
 }
 

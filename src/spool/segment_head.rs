@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk_view::{DiskView, Forgiving, ReadAt};
 use super::log_id::{self, LogId};
-use super::record;
+use super::record::{self, RecordHeader};
 use super::scan;
 use super::segment::{FIRST_RECORD, PAGE};
 
@@ -91,7 +91,12 @@ fn told_by_records(segments: &[(PathBuf, File)]) -> io::Result<Told> {
         let size = file.metadata().map_err(in_file_at(path))?.len();
         let disk = DiskView::of(file, path).map_err(in_file_at(path))?;
         let records = Forgiving::of(&disk);
-        if scan::generation_of(&records, LogId::default(), size).map_err(in_file_at(path))?.is_some() {
+        // At this place stands what the log put there; elsewhere it may be what a sender laid out.
+        let mut first = [0; record::HEADER_LENGTH];
+        if size >= FIRST_RECORD + first.len() as u64 {
+            records.read_exact_at(&mut first, FIRST_RECORD).map_err(in_file_at(path))?;
+        }
+        if RecordHeader::decode(&first, LogId::default()).is_some() {
             return Ok(Told::Old);
         }
         if records.met_unreadable() {

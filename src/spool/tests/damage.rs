@@ -28,6 +28,8 @@ async fn a_torn_tail_is_set_aside_and_the_log_goes_on() {
     let spool = bench.open();
     assert_eq!(spool.recovery().set_aside, 1);
     assert!(spool.recovery().lost.is_empty());
+    let followed = spool.follow(LogPosition::default(), 100).await.unwrap();
+    assert_eq!(followed.last().unwrap().after, spool.durable_position(), "who follows it gets to its end");
     assert_eq!(read(&spool, first).await, content(1, 3000));
     let next = store(&spool, "1.2.3.2", content(2, 3000)).await.unwrap();
     spool.close();
