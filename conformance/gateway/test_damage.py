@@ -7,6 +7,7 @@ import requests
 
 import clients
 import instances
+from crash import spool_files
 from gateway.support import files_of, flip_a_bit, send, states, to, wait_arrived, wait_verified
 from peers import Archive
 from waiting import wait_until
@@ -92,7 +93,18 @@ def lists_in_review(node):
     return "".join(lists)
 
 
-def test_what_was_lost_together_with_the_queue_is_named_by_the_index_and_what_was_freed_is_not(make_subject):
+def zero_last_record(node):
+    """No object, but the decision where the last one goes."""
+    spool = node.folder / "data" / "spool"
+    last = spool_files.records(spool)[-1]
+    assert not last.is_object
+    with last.path.open("r+b") as file:
+        file.seek(last.offset)
+        file.write(bytes(last.padded_end - last.offset))
+
+
+@pytest.mark.parametrize("more", [lambda _: None, zero_last_record], ids=["alone", "with the log's last record"])
+def test_what_was_lost_together_with_the_queue_is_named_by_the_index_and_what_was_freed_is_not(make_subject, more):
     with Archive() as archive:
         spool = {"segment_size": "1 MiB", "inline_limit": "256 KiB", "retention": "0s"}
         node = make_subject(to(archive.destination(), spool=spool))
@@ -106,6 +118,7 @@ def test_what_was_lost_together_with_the_queue_is_named_by_the_index_and_what_wa
         wait_until(lambda: "relaypacs_index_lag_seconds 0" in node.metrics(), "all is indexed", 30)
         node.stop()
         segments_of(node)[0].unlink()
+        more(node)
         lose_queue(node)
         node.start()
         held = node.held()
