@@ -15,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::damage::Damage;
 use super::entry::{EntryId, Fact, SpoolEntry};
 use super::record::{Payload, RecordHeader};
+use super::scan::Record;
 use super::segment::Segment;
 use super::shared::Shared;
 use super::{SpoolError, scan};
@@ -74,6 +75,18 @@ enum Source {
     Memory(Bytes),
 }
 
+fn open_large(shared: &Shared, id: EntryId, name: &str) -> Result<File, SpoolError> {
+    let path = shared.large_path(name);
+    File::open(&path).map_err(|error| match error.kind() {
+        // Freed since its record was found: that takes its file first.
+        io::ErrorKind::NotFound if matches!(shared.locate(id), Err(SpoolError::Freed(_))) => {
+            SpoolError::Freed(id)
+        }
+        io::ErrorKind::NotFound => SpoolError::Damaged { id, detail: "its large file is missing".to_owned() },
+        _ => SpoolError::from_io(path, error),
+    })
+}
+
 /// Gives its room back when nobody holds a part of it any more.
 struct Loaded {
     bytes: Bytes,
@@ -89,15 +102,19 @@ impl AsRef<[u8]> for Loaded {
 impl ObjectReader {
     /// Opens an entry. Blocks.
     pub(super) fn open(shared: &Shared, id: EntryId, by: CheckBy) -> Result<ObjectReader, SpoolError> {
-        Self::find(shared, id, by).inspect_err(|error| {
+        shared.record(id).and_then(|found| Self::of_record(shared, id, found, by)).inspect_err(|error| {
             if let SpoolError::Damaged { id, detail } = error {
                 shared.damage.note(*id, detail);
             }
         })
     }
 
-    fn find(shared: &Shared, id: EntryId, by: CheckBy) -> Result<ObjectReader, SpoolError> {
-        let (segment, record) = shared.record(id)?;
+    pub(super) fn of_record(
+        shared: &Shared,
+        id: EntryId,
+        (segment, record): (Arc<Segment>, Record),
+        by: CheckBy,
+    ) -> Result<ObjectReader, SpoolError> {
         let offset = record.part10_offset();
         let payload = record.header.payload;
         let sum = Sum::new(&record.header, by);
@@ -105,13 +122,7 @@ impl ObjectReader {
         let Fact::Received(entry) = record.meta.fact else { return Err(SpoolError::Unknown(id)) };
         let source = match (payload, large) {
             (Payload::Large, Some(name)) => {
-                let path = shared.large_path(&name);
-                let file = File::open(&path).map_err(|error| match error.kind() {
-                    io::ErrorKind::NotFound => {
-                        SpoolError::Damaged { id, detail: "its large file is missing".to_owned() }
-                    }
-                    _ => SpoolError::from_io(path, error),
-                })?;
+                let file = open_large(shared, id, &name)?;
                 let mut prefix = vec![0; record.header.prefix_length as usize];
                 segment
                     .file

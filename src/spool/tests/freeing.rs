@@ -163,3 +163,19 @@ async fn a_disk_that_runs_full_frees_what_comes_after_much_that_can_never_be() {
     .await;
     spool.close();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_freed_while_it_is_opened_is_no_loss() {
+    let bench = Bench::new();
+    let spool = bench.open();
+    spool.set_policies(policies());
+    let id = store(&spool, "1.2.3", content(1, 100_000)).await.unwrap().id;
+    let found = spool.shared.record(id).unwrap();
+    deliver(&spool, id, Outcome::Verified { by: "query".into() }).await;
+    bench.clock.advance(Duration::from_secs(100));
+    until(async || (spool.counts().objects == 0).then_some(())).await;
+    let opened = ObjectReader::of_record(&spool.shared, id, found, CheckBy::Sha256);
+    assert!(matches!(opened, Err(SpoolError::Freed(_))));
+    assert_eq!(spool.status().damaged, 0);
+    spool.close();
+}
