@@ -59,7 +59,8 @@ def mutant(left_out, most=10):
         return resends(left_out)
     rig = Mutant(left_out)
     try:
-        return {"caught_in": rig.rounds_until_caught(most), "rounds": most, "acknowledged": len(rig.ledger.entries())}
+        caught_in = rig.rounds_until_caught(most)
+        return {"caught_in": caught_in, "loss": rig.loss, "rounds": most, "acknowledged": len(rig.ledger.entries())}
     finally:
         rig.close()
 
@@ -114,7 +115,8 @@ def run(case):
     if name in CAUGHT:
         assert figures["caught_in"], "no cut showed a loss"
     else:
-        assert figures["caught_in"] is None, f"a loss in round {figures['caught_in']}: nothing carries it along"
+        round_, loss = figures["caught_in"], figures.get("loss")
+        assert round_ is None, f"a loss in round {round_}: nothing carries it along ({loss})"
     return figures
 
 

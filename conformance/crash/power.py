@@ -167,6 +167,8 @@ class Mutant(CutRig):
 
     shortest, longest, pause = 0.2, 2, 0
     is_news = False
+    # What was seen of it.
+    loss = None
 
     def __init__(self, left_out):
         super().__init__(seed=left_out, environment={"RELAYPACS_LEAVE_OUT": left_out})
@@ -183,7 +185,8 @@ class Mutant(CutRig):
         for number in range(1, most + 1):
             try:
                 self.round(number, "before_answer" if number % 2 else None)
-            except Lost:
+            except Lost as loss:
+                self.loss = str(loss)
                 return number
         return None
 
