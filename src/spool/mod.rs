@@ -8,14 +8,12 @@
 //! [`maintenance`] frees and recycles. `docs/decisions/0001-append-only-log.md` tells why.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 mod batch;
@@ -25,6 +23,7 @@ mod comparer;
 mod damage;
 mod disk_view;
 pub mod entry;
+mod error;
 mod failure;
 mod log_id;
 mod maintenance;
@@ -53,6 +52,7 @@ pub use damage::Missing;
 pub use entry::{
     Delivery, DeliveryState, Digest, EntryId, Fact, Finding, LogPosition, Origin, Outcome, SpoolEntry,
 };
+pub use error::SpoolError;
 pub use projection::Counts;
 pub use reader::{CheckBy, ObjectReader};
 pub use recovery::Report;
@@ -95,46 +95,6 @@ pub struct SpoolOptions {
     pub sync: bool,
     /// Permits tmpfs, overlayfs and network file systems.
     pub any_file_system: bool,
-}
-
-#[derive(Debug, Error)]
-pub enum SpoolError {
-    #[error("another process holds the spool {0}")]
-    Locked(PathBuf),
-    #[error("the spool can't be on this file system ({why}); set spool.any_file_system to allow it")]
-    Unfit { why: &'static str },
-    #[error("spool {path}: {source}")]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("no space: {0}")]
-    Full(String),
-    /// A sync failed: the node stops (exit 75); nothing of the batch was acknowledged.
-    #[error("the spool is closed: {0}")]
-    Failed(String),
-    #[error("entry {0} is not in the spool")]
-    Unknown(EntryId),
-    #[error("the bytes of entry {0} were freed after delivery")]
-    Freed(EntryId),
-    #[error("entry {id} is damaged: {detail}")]
-    Damaged { id: EntryId, detail: String },
-    #[error("a fact can't be encoded: {0}")]
-    Unwritable(String),
-    #[error(transparent)]
-    Queue(#[from] queue::QueueError),
-}
-
-impl SpoolError {
-    fn from_io(path: PathBuf, source: io::Error) -> SpoolError {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                SpoolError::Full(format!("{}: {source}", path.display()))
-            }
-            _ => SpoolError::Io { path, source },
-        }
-    }
 }
 
 /// Who follows the log; segments are recycled only below the slowest.

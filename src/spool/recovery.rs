@@ -36,7 +36,8 @@ pub struct Report {
 impl Report {
     /// Whether there is anything to tell.
     pub fn is_eventful(&self) -> bool {
-        *self != Report { settled_through: self.settled_through, ..Report::default() }
+        let Report { settled_through, asks_rows, .. } = *self;
+        *self != Report { settled_through, asks_rows, ..Report::default() }
     }
 }
 

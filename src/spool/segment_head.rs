@@ -62,7 +62,7 @@ pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId
     }
     // With another one, nothing in the log would count as its record any more.
     if let Some(path) = unreadable {
-        return Err(unnamed(path));
+        return Err(id_unreadable(path));
     }
     match told_by_records(segments)? {
         Told::Nothing => {
@@ -71,7 +71,7 @@ pub fn find_log_id(dir: &Path, segments: &[(PathBuf, File)]) -> io::Result<LogId
             Ok(id)
         }
         Told::Old => Ok(LogId::default()),
-        Told::Another => Err(nameless(dir)),
+        Told::Another => Err(id_lost(dir)),
     }
 }
 
@@ -100,7 +100,7 @@ fn told_by_records(segments: &[(PathBuf, File)]) -> io::Result<Told> {
             return Ok(Told::Old);
         }
         if records.met_unreadable() {
-            return Err(unnamed(path));
+            return Err(id_unreadable(path));
         }
         if scan::looks_used(&disk, size).map_err(in_file_at(path))? {
             told = Told::Another;
@@ -148,7 +148,7 @@ pub fn in_file_at(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-fn unnamed(path: &Path) -> io::Error {
+fn id_unreadable(path: &Path) -> io::Error {
     io::Error::other(format!(
         "{}: the disk can't read of which log it is a part, and neither the file log-id nor another segment tells. Put \
          log-id back from a backup, or try again; if it is lost for good, docs/operations.md says what can be done",
@@ -156,7 +156,7 @@ fn unnamed(path: &Path) -> io::Error {
     ))
 }
 
-fn nameless(dir: &Path) -> io::Error {
+fn id_lost(dir: &Path) -> io::Error {
     io::Error::other(format!(
         "{}: there are records, and neither the file log-id nor any segment tells of which log: without it none of them \
          can be checked. Put log-id back from a backup, or the segments as they were; if neither is to be had, move the \

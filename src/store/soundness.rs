@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use sqlx::any::AnyConnectOptions;
 use sqlx::{Any, ConnectOptions, Connection, Row, Transaction};
-use tokio::time::Instant;
 
 use super::{Dialect, Store, StoreError};
 
@@ -27,6 +26,10 @@ impl Store {
     /// Looks through the file now and once a day, and folds in what could not be folded at once; for ever.
     pub async fn watch(&self) {
         let Some(options) = &self.inner.look_with else { return };
+        tokio::join!(self.look_daily(options), self.fold_later());
+    }
+
+    async fn look_daily(&self, options: &AnyConnectOptions) {
         loop {
             match look_through(options).await {
                 Ok(found) => self.note(found),
@@ -34,11 +37,15 @@ impl Store {
                     tracing::warn!(%error, "the database could not be looked through; tomorrow again")
                 }
             }
-            let tomorrow = Instant::now() + ROUND;
-            while tokio::time::timeout_at(tomorrow, self.inner.unfolded.notified()).await.is_ok() {
-                while !self.fold().await {
-                    tokio::time::sleep(TRY_AGAIN).await;
-                }
+            tokio::time::sleep(ROUND).await;
+        }
+    }
+
+    async fn fold_later(&self) {
+        loop {
+            self.inner.unfolded.notified().await;
+            while !matches!(self.fold().await, Ok(true)) {
+                tokio::time::sleep(TRY_AGAIN).await;
             }
         }
     }
@@ -58,29 +65,28 @@ impl Store {
     /// does not bring back.
     pub async fn commit_for_good(&self, transaction: Transaction<'static, Any>) -> Result<(), StoreError> {
         transaction.commit().await?;
-        if self.inner.dialect == Dialect::Sqlite && !self.fold().await {
-            self.inner.unfolded.notify_one();
+        if self.inner.dialect != Dialect::Sqlite {
+            return Ok(());
         }
+        match self.fold().await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, "SQLite's write-ahead log can't be folded into the database; it is tried again");
+            }
+        }
+        self.inner.unfolded.notify_one();
         Ok(())
     }
 
     /// Folds SQLite's write-ahead log into the database and empties it; whether nobody was in the way.
-    async fn fold(&self) -> bool {
-        let folded = async {
-            let mut writer = self.inner.writer.acquire().await?;
-            sqlx::query(PATIENCE).execute(&mut *writer).await?;
-            let folded = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *writer).await;
-            sqlx::query(USUAL_PATIENCE).execute(&mut *writer).await?;
-            // 1: somebody still reads what was before.
-            folded?.try_get::<i64, _>(0)
-        };
-        match folded.await {
-            Ok(busy) => busy == 0,
-            Err(error) => {
-                tracing::warn!(%error, "SQLite's write-ahead log can't be folded into the database now");
-                false
-            }
-        }
+    async fn fold(&self) -> Result<bool, StoreError> {
+        let mut writer = self.inner.writer.acquire().await?;
+        sqlx::query(PATIENCE).execute(&mut *writer).await?;
+        let folded = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut *writer).await;
+        sqlx::query(USUAL_PATIENCE).execute(&mut *writer).await?;
+        // 1: somebody still reads what was before.
+        Ok(folded?.try_get::<i64, _>(0)? == 0)
     }
 }
 
@@ -108,6 +114,8 @@ fn is_damage(code: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::super::dialect::sqlite_url;
     use super::*;
 
